@@ -1,0 +1,1 @@
+//! Ayni storage.
