@@ -1,0 +1,263 @@
+//! The worker: takes requests, runs each as a job, replies.
+//!
+//! A job that fails or panics is answered with a failure and leaves nothing behind; the next one
+//! starts from files again. Every name, size and number of a request is checked here, before
+//! anything is read or allocated.
+
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use protocol::codec;
+use protocol::ids::ContentHash;
+use protocol::limits;
+use protocol::model::{ModelSpec, RoundParameters};
+use protocol::worker::{
+    FileName, MergeJob, Progress, WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome,
+    WorkerReply, WorkerRequest,
+};
+
+use crate::checkpoint::Checkpoint;
+use crate::delta::{self, Delta, DeltaError};
+use crate::error::JobError;
+use crate::files::JobDirectory;
+use crate::frames::{FrameError, read_frame, write_frame};
+use crate::initialize::initial_checkpoint;
+use crate::merge::{Merger, parse_outer_state};
+use crate::tensors::{TensorSpec, tensor_specs};
+
+/// Where a job reports its progress. An error stops the job.
+pub type Report<'a> = dyn FnMut(Progress) -> Result<(), JobError> + 'a;
+
+/// How the worker computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Threads for arithmetic, at least 1.
+    pub threads: u16,
+}
+
+/// Runs jobs in a directory, one at a time, on the thread that made it.
+pub struct Worker {
+    directory: JobDirectory,
+    settings: Settings,
+    /// The fingerprint, once computed.
+    fingerprint: Option<ContentHash>,
+}
+
+impl Worker {
+    /// A worker. Sets up the arithmetic of the calling thread, which must be the one that runs
+    /// the jobs; only one worker is made per process.
+    pub fn new(directory: JobDirectory, settings: Settings) -> Self {
+        #[cfg(feature = "torch")]
+        crate::torch::prepare_thread(settings.threads);
+        Self { directory, settings, fingerprint: None }
+    }
+
+    /// Answers requests until the input ends. Fails when the pipes do.
+    pub fn serve(
+        &mut self,
+        input: &mut impl Read,
+        output: &mut impl Write,
+    ) -> Result<(), FrameError> {
+        loop {
+            let request = match read_frame::<WorkerRequest>(input) {
+                Ok(None) => return Ok(()),
+                Ok(Some(request)) => request,
+                Err(error) => {
+                    // Said once for the log on the other side; the stream is lost either way.
+                    let failure = JobError::Request(error.to_string()).to_failure();
+                    write_frame(output, &WorkerReply::Failed(failure))?;
+                    return Err(error);
+                }
+            };
+            let result = match request {
+                Ok(request) => self.run(request, &mut |progress| {
+                    write_frame(output, &WorkerReply::Progress(progress)).map_err(|e| match e {
+                        FrameError::Io(error) => JobError::Disconnected(error),
+                        FrameError::TooLarge(_) => JobError::Request(e.to_string()),
+                    })
+                }),
+                Err(error) => Err(JobError::Request(error.to_string())),
+            };
+            let reply = match result {
+                Ok(outcome) => WorkerReply::Done(outcome),
+                Err(JobError::Disconnected(error)) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "job failed");
+                    WorkerReply::Failed(error.to_failure())
+                }
+            };
+            write_frame(output, &reply)?;
+        }
+    }
+
+    /// Runs one job. A panic is caught and becomes a failure.
+    pub fn run(
+        &mut self,
+        request: WorkerRequest,
+        report: &mut Report<'_>,
+    ) -> Result<WorkerOutcome, JobError> {
+        // Jobs hold no state across requests but the fingerprint, which is set last.
+        catch_unwind(AssertUnwindSafe(|| self.dispatch(request, report))).unwrap_or_else(|panic| {
+            let words = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(JobError::Panicked(words.unwrap_or("no message").to_owned()))
+        })
+    }
+
+    fn dispatch(
+        &mut self,
+        request: WorkerRequest,
+        report: &mut Report<'_>,
+    ) -> Result<WorkerOutcome, JobError> {
+        match request {
+            WorkerRequest::Describe => self.describe(),
+            WorkerRequest::Initialize { spec, checkpoint_out } => {
+                self.initialize(&spec, &checkpoint_out)
+            }
+            WorkerRequest::Merge(job) => self.merge(&job),
+            #[cfg(feature = "torch")]
+            WorkerRequest::Train(job) => {
+                let threads = self.settings.threads;
+                crate::torch::train::run(&self.directory, &job, threads, report)
+            }
+            #[cfg(feature = "torch")]
+            WorkerRequest::Evaluate(job) => {
+                crate::torch::evaluate::run(&self.directory, &job, report)
+            }
+            #[cfg(feature = "torch")]
+            WorkerRequest::Generate(job) => {
+                crate::torch::generate::run(&self.directory, &job, report)
+            }
+            #[cfg(not(feature = "torch"))]
+            WorkerRequest::Train(_) | WorkerRequest::Evaluate(_) | WorkerRequest::Generate(_) => {
+                let _ = report;
+                Err(JobError::Unsupported)
+            }
+        }
+    }
+
+    fn describe(&mut self) -> Result<WorkerOutcome, JobError> {
+        let fingerprint = match self.fingerprint {
+            Some(fingerprint) => fingerprint,
+            None => fingerprint()?,
+        };
+        self.fingerprint = Some(fingerprint);
+        Ok(WorkerOutcome::Described(WorkerDescription {
+            protocol_version: WORKER_PROTOCOL_VERSION,
+            version: version(),
+            device: format!("cpu, {} thread(s)", self.settings.threads),
+            fingerprint,
+            torch: cfg!(feature = "torch"),
+        }))
+    }
+
+    fn initialize(&self, spec: &ModelSpec, out: &FileName) -> Result<WorkerOutcome, JobError> {
+        check_architecture(spec)?;
+        let bytes = initial_checkpoint(spec).to_bytes();
+        self.directory.write(out, &bytes)?;
+        let checkpoint = ContentHash::of(&bytes);
+        Ok(WorkerOutcome::Initialized { checkpoint, parameters: spec.parameters() })
+    }
+
+    fn merge(&self, job: &MergeJob) -> Result<WorkerOutcome, JobError> {
+        check_architecture(&job.spec)?;
+        check_parameters(&job.parameters)?;
+        let specs = tensor_specs(&job.spec);
+        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
+        let state = self.directory.read(&job.outer_state, outer_state_bytes_max())?;
+        let state = parse_outer_state(&state)?;
+        let payloads = job.submitted.iter().map(|delta| &delta.payload);
+        let deltas = read_deltas(&self.directory, payloads, &specs, &job.parameters)?;
+        let mut decoded = Vec::with_capacity(deltas.len());
+        for (delta, submitted) in deltas.into_iter().zip(&job.submitted) {
+            match delta {
+                Ok(delta) => decoded.push(Some(delta)),
+                // Counts for nothing, as it did when reviewers evaluated.
+                Err(_) if submitted.weight_ppm == 0 => decoded.push(None),
+                Err(source) => {
+                    let name = submitted.payload.as_str().to_owned();
+                    return Err(JobError::Delta { name, source });
+                }
+            }
+        }
+        let merger = Merger::new(&head, &state, &decoded, &job.parameters, job.divisor)?;
+        let weights: Vec<u32> = job.submitted.iter().map(|delta| delta.weight_ppm).collect();
+        let checkpoint = merger.merge(&weights)?.to_bytes();
+        let outer_state = codec::encode(&merger.outer_state());
+        self.directory.write(&job.checkpoint_out, &checkpoint)?;
+        self.directory.write(&job.outer_state_out, &outer_state)?;
+        Ok(WorkerOutcome::Merged {
+            checkpoint: ContentHash::of(&checkpoint),
+            outer_state: ContentHash::of(&outer_state),
+        })
+    }
+}
+
+#[cfg(feature = "torch")]
+fn fingerprint() -> Result<ContentHash, JobError> {
+    crate::torch::fingerprint::fingerprint()
+}
+
+/// Without libtorch everything is exact, so all such workers compute alike.
+#[cfg(not(feature = "torch"))]
+fn fingerprint() -> Result<ContentHash, JobError> {
+    Ok(ContentHash::of(b"ayni worker without torch, version 1"))
+}
+
+fn version() -> String {
+    let program = concat!("ayni-worker ", env!("CARGO_PKG_VERSION"));
+    if cfg!(feature = "torch") { format!("{program}, libtorch 2.13.0") } else { program.into() }
+}
+
+/// Checks the shape of a model; the rest of its specification is the ledger's business.
+pub fn check_architecture(spec: &ModelSpec) -> Result<(), JobError> {
+    let shape_only = ModelSpec {
+        name: "shape".into(),
+        evaluation_suite_bytes: 1 << 20,
+        licence: "none".into(),
+        ..spec.clone()
+    };
+    shape_only.validate().map_err(|error| JobError::Request(error.to_string()))
+}
+
+/// Checks the parameters of a round.
+pub fn check_parameters(parameters: &RoundParameters) -> Result<(), JobError> {
+    parameters.validate().map_err(|error| JobError::Request(error.to_string()))
+}
+
+/// Reads a checkpoint, or error feedback, of the model with these tensors.
+pub fn read_checkpoint(
+    directory: &JobDirectory,
+    name: &FileName,
+    specs: &[TensorSpec],
+) -> Result<Checkpoint, JobError> {
+    let max = u64::try_from(Checkpoint::bytes_expected(specs)).unwrap_or(u64::MAX);
+    let bytes = directory.read(name, max)?;
+    Checkpoint::from_bytes(&bytes, specs)
+        .map_err(|source| JobError::Checkpoint { name: name.as_str().to_owned(), source })
+}
+
+/// Reads and decodes deltas. A file that cannot be read fails the job; one that cannot be decoded
+/// is its author's fault and comes back as such.
+pub fn read_deltas<'a>(
+    directory: &JobDirectory,
+    payloads: impl Iterator<Item = &'a FileName>,
+    specs: &[TensorSpec],
+    parameters: &RoundParameters,
+) -> Result<Vec<Result<Delta, DeltaError>>, JobError> {
+    payloads
+        .map(|name| {
+            let bytes = directory.read(name, limits::DELTA_BYTES_MAX)?;
+            Ok(delta::decode(&bytes, specs, parameters.keep_per_chunk))
+        })
+        .collect()
+}
+
+/// Cap on an outer state's file.
+pub fn outer_state_bytes_max() -> u64 {
+    use protocol::codec::Canonical;
+    let max = protocol::model::OuterState::BYTES_MAX;
+    u64::try_from(max).unwrap_or(u64::MAX)
+}

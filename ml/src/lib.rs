@@ -1,0 +1,26 @@
+//! Ayni's arithmetic: checkpoints, initial weights, deltas, merging; with the feature `torch`
+//! also training, evaluation and generation.
+//!
+//! **Architecture invariant.** What the network must agree on bit by bit (initial weights, the
+//! delta codec, merging) lives outside [`torch`] and uses only `+ - * /` and `sqrt` on IEEE
+//! floats in a fixed order, so every machine computes the same bytes. What libtorch computes is
+//! only ever compared within a tolerance. Every byte read from a file was written by a stranger:
+//! nothing is allocated on its word.
+//!
+//! Deliberately absent: networking, clocks in results, pickles and TorchScript.
+
+pub mod arithmetic;
+pub mod checkpoint;
+pub mod delta;
+pub mod error;
+pub mod feedback;
+pub mod files;
+pub mod frames;
+pub mod initialize;
+pub mod jobs;
+pub mod merge;
+pub mod merkle;
+pub mod sample;
+pub mod tensors;
+#[cfg(feature = "torch")]
+pub mod torch;
