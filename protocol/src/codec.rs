@@ -90,10 +90,7 @@ pub fn hash<T: Canonical>(value: &T) -> ContentHash {
 
 fn check_len<T: Canonical>(bytes: &[u8]) -> Result<(), CodecError> {
     if bytes.len() > T::BYTES_MAX {
-        return Err(CodecError::TooLarge {
-            actual: bytes.len(),
-            max: T::BYTES_MAX,
-        });
+        return Err(CodecError::TooLarge { actual: bytes.len(), max: T::BYTES_MAX });
     }
     Ok(())
 }
@@ -116,10 +113,7 @@ mod tests {
 
     #[test]
     fn round_trip_and_refusals() {
-        let sample = Sample {
-            number: 300,
-            bytes: vec![1, 2, 3],
-        };
+        let sample = Sample { number: 300, bytes: vec![1, 2, 3] };
         let bytes = encode(&sample);
         assert_eq!(decode::<Sample>(&bytes).expect("own encoding"), sample);
 
@@ -127,22 +121,13 @@ mod tests {
         trailing.push(0);
         assert_eq!(decode::<Sample>(&trailing), Err(CodecError::Trailing(1)));
 
-        assert!(matches!(
-            decode::<Sample>(&bytes[..2]),
-            Err(CodecError::Malformed(_))
-        ));
+        assert!(matches!(decode::<Sample>(&bytes[..2]), Err(CodecError::Malformed(_))));
         assert!(matches!(
             decode::<Sample>(&[0; 65]),
-            Err(CodecError::TooLarge {
-                actual: 65,
-                max: 64
-            })
+            Err(CodecError::TooLarge { actual: 65, max: 64 })
         ));
         // 251 announces a two-byte integer; 5 fits in one byte, so this is a second spelling.
-        assert_eq!(
-            decode::<Sample>(&[251, 5, 0, 0]),
-            Err(CodecError::NotCanonical)
-        );
+        assert_eq!(decode::<Sample>(&[251, 5, 0, 0]), Err(CodecError::NotCanonical));
         // A claimed length of 2^62 must not allocate.
         assert!(matches!(
             decode::<Sample>(&[0, 253, 0, 0, 0, 0, 0, 0, 0, 64]),

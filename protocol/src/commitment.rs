@@ -13,12 +13,7 @@ pub fn submission(
 ) -> Commitment {
     Commitment::from_bytes(derive(
         "ayni 2026 submission commitment v1",
-        &[
-            chain.as_bytes(),
-            author.as_bytes(),
-            content.as_bytes(),
-            salt,
-        ],
+        &[chain.as_bytes(), author.as_bytes(), content.as_bytes(), salt],
     ))
 }
 

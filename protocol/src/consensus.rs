@@ -85,9 +85,7 @@ impl ValidatorSet {
 
     /// Sum of all power.
     pub fn total_power(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |sum, v| sum.saturating_add(v.power.get()))
+        self.0.iter().fold(0, |sum, v| sum.saturating_add(v.power.get()))
     }
 
     /// Whether `power` is more than two thirds of the total.
@@ -103,11 +101,7 @@ impl ValidatorSet {
     /// The proposer of (height, round): round-robin over `height + round`.
     pub fn proposer(&self, height: Height, round: u32) -> &Validator {
         let count = u64::try_from(self.0.len()).unwrap_or(1).max(1);
-        let turn = height
-            .get()
-            .wrapping_add(u64::from(round))
-            .checked_rem(count)
-            .unwrap_or(0);
+        let turn = height.get().wrapping_add(u64::from(round)).checked_rem(count).unwrap_or(0);
         self.0
             .get(usize::try_from(turn).unwrap_or(0))
             .or_else(|| self.0.first())
@@ -207,9 +201,7 @@ impl ProposalBody {
             return Err(KeyError::BadSignature);
         }
         let payload = codec::encode(&self.offer);
-        expected
-            .key
-            .verify(Namespace::ProposalPart, chain, &payload, &self.signature)
+        expected.key.verify(Namespace::ProposalPart, chain, &payload, &self.signature)
     }
 }
 
@@ -287,12 +279,7 @@ impl CommitCertificate {
             };
             validator
                 .key
-                .verify(
-                    Namespace::Vote,
-                    chain,
-                    &codec::encode(&vote),
-                    &entry.signature,
-                )
+                .verify(Namespace::Vote, chain, &codec::encode(&vote), &entry.signature)
                 .map_err(|_| CertificateError::BadSignature(entry.validator))?;
             signed = signed.saturating_add(validator.power.get());
         }

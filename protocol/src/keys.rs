@@ -93,9 +93,7 @@ impl PublicKey {
     ) -> Result<(), KeyError> {
         let message = signed_bytes(namespace, chain, payload);
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        self.0
-            .verify_strict(&message, &signature)
-            .map_err(|_| KeyError::BadSignature)
+        self.0.verify_strict(&message, &signature).map_err(|_| KeyError::BadSignature)
     }
 
     /// The account that this key founds.
@@ -161,9 +159,7 @@ impl Serialize for PublicKey {
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?
-                .parse()
-                .map_err(D::Error::custom)
+            String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
         } else {
             let bytes = <[u8; 32]>::deserialize(deserializer)?;
             Self::from_bytes(&bytes).map_err(D::Error::custom)
@@ -248,11 +244,7 @@ impl SecretKey {
 
     /// Signs `payload` for `namespace` on `chain`.
     pub fn sign(&self, namespace: Namespace, chain: &ChainId, payload: &[u8]) -> Signature {
-        Signature(
-            self.0
-                .sign(&signed_bytes(namespace, chain, payload))
-                .to_bytes(),
-        )
+        Signature(self.0.sign(&signed_bytes(namespace, chain, payload)).to_bytes())
     }
 
     /// A secret 32-byte value bound to `purpose`, for salts that must survive a restart:
@@ -292,26 +284,10 @@ mod tests {
         let other = ChainId::from_bytes([2; 32]);
         let signature = key.sign(Namespace::Vote, &chain, b"payload");
         let public = key.public();
-        assert!(
-            public
-                .verify(Namespace::Vote, &chain, b"payload", &signature)
-                .is_ok()
-        );
-        assert!(
-            public
-                .verify(Namespace::Vote, &other, b"payload", &signature)
-                .is_err()
-        );
-        assert!(
-            public
-                .verify(Namespace::Proposal, &chain, b"payload", &signature)
-                .is_err()
-        );
-        assert!(
-            public
-                .verify(Namespace::Vote, &chain, b"payloae", &signature)
-                .is_err()
-        );
+        assert!(public.verify(Namespace::Vote, &chain, b"payload", &signature).is_ok());
+        assert!(public.verify(Namespace::Vote, &other, b"payload", &signature).is_err());
+        assert!(public.verify(Namespace::Proposal, &chain, b"payload", &signature).is_err());
+        assert!(public.verify(Namespace::Vote, &chain, b"payloae", &signature).is_err());
     }
 
     #[test]

@@ -4,13 +4,27 @@
 //! socket, or uses a float: time and randomness are arguments, so the simulator, a replay and a
 //! live node reach the same bytes.
 
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::float_arithmetic
+)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic))]
+
 pub mod amount;
+pub mod api;
 pub mod block;
 pub mod codec;
 pub mod commitment;
+pub mod config;
 pub mod consensus;
+pub mod home;
+pub mod host;
 pub mod ids;
+pub mod join;
 pub mod keys;
+pub mod ledger;
 pub mod limits;
 pub mod model;
 pub mod review;

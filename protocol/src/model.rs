@@ -67,11 +67,7 @@ pub enum DocumentError {
 }
 
 fn require(ok: bool, field: &'static str, reason: &'static str) -> Result<(), DocumentError> {
-    if ok {
-        Ok(())
-    } else {
-        Err(DocumentError::OutOfRange { field, reason })
-    }
+    if ok { Ok(()) } else { Err(DocumentError::OutOfRange { field, reason }) }
 }
 
 /// Checks a name that people will read: 1 to 64 characters of `a-z 0-9 - _ .`.
@@ -97,26 +93,15 @@ impl ModelSpec {
 
     /// Whole windows of `context` predicted bytes in the evaluation suite.
     pub fn suite_windows(&self) -> u64 {
-        self.evaluation_suite_bytes
-            .saturating_sub(1)
-            .checked_div(self.context())
-            .unwrap_or(0)
+        self.evaluation_suite_bytes.saturating_sub(1).checked_div(self.context()).unwrap_or(0)
     }
 
     /// Number of parameters.
     pub fn parameters(&self) -> u64 {
-        let Architecture::BytesGpt {
-            layers,
-            width,
-            context,
-            ..
-        } = self.architecture;
+        let Architecture::BytesGpt { layers, width, context, .. } = self.architecture;
         let (l, w, c) = (u64::from(layers), u64::from(width), u64::from(context));
         // Per block: qkv 3w²+3w, projection w²+w, mlp 8w²+5w, two norms 4w.
-        let block = w
-            .saturating_mul(w)
-            .saturating_mul(12)
-            .saturating_add(w.saturating_mul(13));
+        let block = w.saturating_mul(w).saturating_mul(12).saturating_add(w.saturating_mul(13));
         let embeddings = w.saturating_mul(c.saturating_add(256));
         let head = w.saturating_mul(256);
         l.saturating_mul(block)
@@ -128,31 +113,18 @@ impl ModelSpec {
     /// Checks every field against its limits.
     pub fn validate(&self) -> Result<(), DocumentError> {
         check_name("name", &self.name)?;
-        let Architecture::BytesGpt {
-            layers,
-            width,
-            heads,
-            context,
-        } = self.architecture;
+        let Architecture::BytesGpt { layers, width, heads, context } = self.architecture;
         require((1..=48).contains(&layers), "layers", "1 to 48")?;
         require((16..=4096).contains(&width), "width", "16 to 4096")?;
         require((1..=64).contains(&heads), "heads", "1 to 64")?;
-        require(
-            width.checked_rem(heads) == Some(0),
-            "width",
-            "a multiple of heads",
-        )?;
+        require(width.checked_rem(heads) == Some(0), "width", "a multiple of heads")?;
         require((16..=4096).contains(&context), "context", "16 to 4096")?;
         require(
             self.parameters() <= limits::MODEL_PARAMETERS_MAX,
             "architecture",
             "fewer parameters",
         )?;
-        require(
-            self.suite_windows() >= 16,
-            "evaluation_suite_bytes",
-            "at least 16 windows",
-        )?;
+        require(self.suite_windows() >= 16, "evaluation_suite_bytes", "at least 16 windows")?;
         require(
             self.evaluation_suite_bytes <= limits::BLOB_BYTES_MAX,
             "evaluation_suite_bytes",
@@ -299,62 +271,30 @@ impl RoundParameters {
     /// Checks every field against its range.
     pub fn validate(&self) -> Result<(), DocumentError> {
         let ppm = u32::try_from(PPM).unwrap_or(u32::MAX);
-        require(
-            (1..=10_000).contains(&self.inner_steps),
-            "inner_steps",
-            "1 to 10,000",
-        )?;
+        require((1..=10_000).contains(&self.inner_steps), "inner_steps", "1 to 10,000")?;
         require((1..=1_024).contains(&self.batch), "batch", "1 to 1,024")?;
         require(
             (1..=ppm).contains(&self.learning_rate_ppm),
             "learning_rate_ppm",
             "1 to 1,000,000",
         )?;
-        require(
-            self.weight_decay_ppm <= ppm,
-            "weight_decay_ppm",
-            "at most 1,000,000",
-        )?;
-        require(
-            (1..=256).contains(&self.shards_per_member),
-            "shards_per_member",
-            "1 to 256",
-        )?;
-        require(
-            (1..=4_096).contains(&self.keep_per_chunk),
-            "keep_per_chunk",
-            "1 to 4,096",
-        )?;
-        require(
-            self.feedback_decay_ppm < ppm,
-            "feedback_decay_ppm",
-            "below 1,000,000",
-        )?;
+        require(self.weight_decay_ppm <= ppm, "weight_decay_ppm", "at most 1,000,000")?;
+        require((1..=256).contains(&self.shards_per_member), "shards_per_member", "1 to 256")?;
+        require((1..=4_096).contains(&self.keep_per_chunk), "keep_per_chunk", "1 to 4,096")?;
+        require(self.feedback_decay_ppm < ppm, "feedback_decay_ppm", "below 1,000,000")?;
         require(
             (1..=ppm.saturating_mul(2)).contains(&self.outer_learning_rate_ppm),
             "outer_learning_rate_ppm",
             "1 to 2,000,000",
         )?;
-        require(
-            (1..=100).contains(&self.members_max),
-            "members_max",
-            "1 to 100",
-        )?;
+        require((1..=100).contains(&self.members_max), "members_max", "1 to 100")?;
         require(
             (1..=self.members_max).contains(&self.members_min),
             "members_min",
             "1 to members_max",
         )?;
-        require(
-            (16..=4_096).contains(&self.review_windows),
-            "review_windows",
-            "16 to 4,096",
-        )?;
-        require(
-            self.dead_zone_ppm <= 100_000,
-            "dead_zone_ppm",
-            "at most 100,000",
-        )?;
+        require((16..=4_096).contains(&self.review_windows), "review_windows", "16 to 4,096")?;
+        require(self.dead_zone_ppm <= 100_000, "dead_zone_ppm", "at most 100,000")?;
         require(
             self.fault_ppm > self.dead_zone_ppm && self.fault_ppm <= ppm,
             "fault_ppm",
@@ -368,11 +308,7 @@ impl RoundParameters {
             ("reveal_ms", self.reveal_ms),
             ("attest_ms", self.attest_ms),
         ] {
-            require(
-                (1_000..=86_400_000).contains(&value),
-                field,
-                "1 second to 1 day",
-            )?;
+            require((1_000..=86_400_000).contains(&value), field, "1 second to 1 day")?;
         }
         require(
             (1..=1_000).contains(&self.deadline_blocks_min),
@@ -412,9 +348,7 @@ impl Canonical for DatasetManifest {
 impl DatasetManifest {
     /// Total length of the shards in bytes.
     pub fn bytes(&self) -> u64 {
-        self.shards
-            .iter()
-            .fold(0, |sum, shard| sum.saturating_add(shard.bytes))
+        self.shards.iter().fold(0, |sum, shard| sum.saturating_add(shard.bytes))
     }
 
     /// Checks every field against its range.
@@ -431,9 +365,7 @@ impl DatasetManifest {
             "1 to the shard limit",
         )?;
         require(
-            self.shards
-                .iter()
-                .all(|s| (1..=limits::SHARD_BYTES_MAX).contains(&s.bytes)),
+            self.shards.iter().all(|s| (1..=limits::SHARD_BYTES_MAX).contains(&s.bytes)),
             "shards",
             "each 1 byte to the shard size limit",
         )

@@ -35,14 +35,12 @@ pub struct Gain {
 impl Gain {
     /// Two standard errors below the mean: about 97.7 % one-sided confidence.
     pub const fn lower_ppm(&self) -> i64 {
-        self.mean_ppm
-            .saturating_sub_unsigned(self.error_ppm.saturating_mul(2))
+        self.mean_ppm.saturating_sub_unsigned(self.error_ppm.saturating_mul(2))
     }
 
     /// Two standard errors above the mean.
     pub const fn upper_ppm(&self) -> i64 {
-        self.mean_ppm
-            .saturating_add_unsigned(self.error_ppm.saturating_mul(2))
+        self.mean_ppm.saturating_add_unsigned(self.error_ppm.saturating_mul(2))
     }
 }
 
@@ -72,9 +70,7 @@ pub fn gain(base: &[u64], variant: &[u64]) -> Option<Gain> {
         .map(|(b, v)| i128::from(*b).saturating_sub(i128::from(*v)))
         .collect();
     let total: i128 = differences.iter().fold(0, |sum, d| sum.saturating_add(*d));
-    let base_total: i128 = base
-        .iter()
-        .fold(0, |sum, b| sum.saturating_add(i128::from(*b)));
+    let base_total: i128 = base.iter().fold(0, |sum, b| sum.saturating_add(i128::from(*b)));
     if base_total == 0 {
         return None;
     }
@@ -87,15 +83,10 @@ pub fn gain(base: &[u64], variant: &[u64]) -> Option<Gain> {
         sum.saturating_add(deviation.saturating_mul(deviation))
     });
     let n = count.unsigned_abs();
-    let divisor = n
-        .saturating_mul(n)
-        .saturating_mul(n)
-        .saturating_mul(n.saturating_sub(1).max(1));
+    let divisor = n.saturating_mul(n).saturating_mul(n).saturating_mul(n.saturating_sub(1).max(1));
     let error = squares.checked_div(divisor)?.isqrt();
     let base_mean = base_total.unsigned_abs().checked_div(n)?.max(1);
-    let error_ppm = error
-        .saturating_mul(ppm.unsigned_abs())
-        .checked_div(base_mean)?;
+    let error_ppm = error.saturating_mul(ppm.unsigned_abs()).checked_div(base_mean)?;
     Some(Gain {
         mean_ppm: i64::try_from(mean_ppm).unwrap_or(if mean_ppm < 0 { i64::MIN } else { i64::MAX }),
         error_ppm: u64::try_from(error_ppm).unwrap_or(u64::MAX),
@@ -125,13 +116,7 @@ mod tests {
         // Differences 10, 20, 30 on a base of 1000 each: mean 20 = 20,000 ppm;
         // deviations -10, 0, 10: variance of the mean 200/(3*2) = 33.3, error 5 (floor).
         let measured = gain(&[1_000; 3], &[990, 980, 970]).expect("well formed");
-        assert_eq!(
-            measured,
-            Gain {
-                mean_ppm: 20_000,
-                error_ppm: 5_000
-            }
-        );
+        assert_eq!(measured, Gain { mean_ppm: 20_000, error_ppm: 5_000 });
         assert_eq!(measured.lower_ppm(), 10_000);
         assert_eq!(gain(&[], &[]), None);
         assert_eq!(gain(&[1], &[1, 2]), None);
@@ -141,16 +126,8 @@ mod tests {
     #[test]
     fn verdicts() {
         let parameters = RoundParameters::default();
-        let verdict = |mean_ppm, error_ppm| {
-            judge(
-                Gain {
-                    mean_ppm,
-                    error_ppm,
-                },
-                &parameters,
-            )
-            .verdict
-        };
+        let verdict =
+            |mean_ppm, error_ppm| judge(Gain { mean_ppm, error_ppm }, &parameters).verdict;
         assert_eq!(verdict(500, 100), Verdict::Accept);
         assert_eq!(verdict(0, 400), Verdict::Accept);
         assert_eq!(verdict(0, 600), Verdict::Decline);

@@ -72,10 +72,7 @@ pub struct Overlay<R> {
 impl<R: StateReader> Overlay<R> {
     /// No changes yet.
     pub const fn new(base: R) -> Self {
-        Self {
-            base,
-            changes: BTreeMap::new(),
-        }
+        Self { base, changes: BTreeMap::new() }
     }
 
     /// Sets a value.
@@ -113,17 +110,12 @@ impl<R: StateReader> StateReader for Overlay<R> {
     }
 
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mine = self
-            .changes
-            .range(prefix.to_vec()..)
-            .take_while(|(key, _)| key.starts_with(prefix));
+        let mine =
+            self.changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
         // Every deleted key can hide one entry of the base.
         let deleted = mine.clone().filter(|(_, value)| value.is_none()).count();
-        let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = self
-            .base
-            .scan(prefix, limit.saturating_add(deleted))
-            .into_iter()
-            .collect();
+        let mut merged: BTreeMap<Vec<u8>, Vec<u8>> =
+            self.base.scan(prefix, limit.saturating_add(deleted)).into_iter().collect();
         for (key, value) in mine {
             match value {
                 Some(value) => merged.insert(key.clone(), value.clone()),

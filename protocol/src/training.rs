@@ -47,9 +47,7 @@ impl Draw {
         let take = count.min(pool.len());
         for i in 0..take {
             let rest = u64::try_from(pool.len().saturating_sub(i)).unwrap_or(0);
-            let j = usize::try_from(self.below(rest))
-                .unwrap_or(0)
-                .saturating_add(i);
+            let j = usize::try_from(self.below(rest)).unwrap_or(0).saturating_add(i);
             pool.swap(i, j);
         }
         pool.truncate(take);
@@ -73,9 +71,7 @@ pub fn assigned_shards(
         &[model.as_bytes(), &round.to_le_bytes()],
     );
     let deck = draw.sample(total, usize::try_from(total).unwrap_or(usize::MAX));
-    let per_member = usize::try_from(per_member)
-        .unwrap_or(usize::MAX)
-        .min(deck.len());
+    let per_member = usize::try_from(per_member).unwrap_or(usize::MAX).min(deck.len());
     let start = index.saturating_mul(per_member);
     deck.iter()
         .cycle()
@@ -95,11 +91,8 @@ pub fn review_windows(beacon: &Beacon, spec: &ModelSpec, round: u32, count: u32)
         &[spec.id().as_bytes(), &round.to_le_bytes()],
     );
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let mut windows: Vec<u64> = draw
-        .sample(evens, count)
-        .into_iter()
-        .map(|n| n.saturating_mul(2))
-        .collect();
+    let mut windows: Vec<u64> =
+        draw.sample(evens, count).into_iter().map(|n| n.saturating_mul(2)).collect();
     windows.sort_unstable();
     windows
 }
@@ -125,9 +118,8 @@ mod tests {
     fn shards_do_not_overlap_while_there_are_enough() {
         let beacon = Beacon::from_bytes([3; 32]);
         let model = ModelId::from_bytes([4; 32]);
-        let mut seen: Vec<u64> = (0..4)
-            .flat_map(|m| assigned_shards(&beacon, &model, 1, m, 40, 10))
-            .collect();
+        let mut seen: Vec<u64> =
+            (0..4).flat_map(|m| assigned_shards(&beacon, &model, 1, m, 40, 10)).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..40).collect::<Vec<_>>());
         assert_eq!(assigned_shards(&beacon, &model, 1, 3, 2, 10).len(), 2);

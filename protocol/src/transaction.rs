@@ -264,11 +264,7 @@ impl SignedTransaction {
     pub fn sign(transaction: Transaction, key: &SecretKey) -> Self {
         let bytes = codec::encode(&transaction);
         let signature = key.sign(Namespace::Transaction, &transaction.chain, &bytes);
-        Self {
-            transaction,
-            signature,
-            fee_payer_signature: None,
-        }
+        Self { transaction, signature, fee_payer_signature: None }
     }
 
     /// Adds the fee payer's signature.
@@ -291,15 +287,11 @@ impl SignedTransaction {
             return Err(KeyError::BadSignature);
         }
         let bytes = codec::encode(transaction);
-        transaction
-            .key
-            .verify(Namespace::Transaction, chain, &bytes, &self.signature)?;
+        transaction.key.verify(Namespace::Transaction, chain, &bytes, &self.signature)?;
         match (&transaction.fee_payer, &self.fee_payer_signature) {
             (None, None) => {}
             (Some(payer), Some(signature)) => {
-                payer
-                    .key
-                    .verify(Namespace::FeePayer, chain, &bytes, signature)?;
+                payer.key.verify(Namespace::FeePayer, chain, &bytes, signature)?;
             }
             _ => return Err(KeyError::BadSignature),
         }
@@ -308,11 +300,7 @@ impl SignedTransaction {
             return Err(KeyError::BadSignature);
         }
         let hash = self.hash();
-        Ok(VerifiedTransaction {
-            signed: self,
-            hash,
-            size,
-        })
+        Ok(VerifiedTransaction { signed: self, hash, size })
     }
 }
 

@@ -34,14 +34,8 @@ impl FileName {
         let name = name.into();
         let fits = (1..=80).contains(&name.len())
             && !name.starts_with('.')
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if fits {
-            Ok(Self(name))
-        } else {
-            Err(FileNameError(name.chars().take(80).collect()))
-        }
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if fits { Ok(Self(name)) } else { Err(FileNameError(name.chars().take(80).collect())) }
     }
 
     /// The name.

@@ -1,0 +1,75 @@
+//! Types of the local interface: HTTP/1.1 + JSON over a Unix socket, paths under `/v1` (design 9).
+//!
+//! The server lives in `daemon`, the client in `cli`; both use these types and nothing else, so
+//! that a field cannot mean two things. Amounts are [`crate::amount::Credits`] in fields that end
+//! in `_micro`, times are milliseconds, losses nano-nats per byte, ratios ppm: no floats. Lists
+//! come inside an object, so that a reply can grow.
+//!
+//! | Method and path | Body or query | Reply |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/peers` | | [`Peers`] |
+//! | `GET /v1/join-string` | | [`JoinStringReply`] |
+//! | `POST /v1/node/stop` | | [`Stopping`] |
+//! | `GET /v1/events` | | server-sent [`NodeEvent`]s |
+//! | `GET /v1/chain/blocks` | [`BlocksQuery`] | [`Blocks`] |
+//! | `GET /v1/chain/block/{height}` | | [`BlockDetail`] |
+//! | `GET /v1/chain/audit` | | [`Audit`] |
+//! | `GET /v1/chain/genesis` | | the genesis file |
+//! | `GET /v1/credits/balance` | [`BalanceQuery`] | [`Balance`] |
+//! | `GET /v1/credits/accounts` | | [`Accounts`] |
+//! | `POST /v1/credits/send` | [`SendRequest`] | [`TransactionReceipt`] |
+//! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
+//! | `GET /v1/data` | | [`DataList`] |
+//! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
+//! | `POST /v1/data/private` | [`PrivateRequest`] | [`PrivateSummary`] |
+//! | `POST /v1/models` | [`CreateModelRequest`] | [`JobStarted`] |
+//! | `GET /v1/models` | | [`Models`] |
+//! | `GET /v1/models/{id or name}` | | [`Model`] |
+//! | `POST /v1/models/{id or name}/generate` | [`GenerateRequest`] | server-sent [`GenerateEvent`]s |
+//! | `POST /v1/models/{id or name}/evaluate` | [`EvaluateRequest`] | [`JobStarted`] |
+//! | `POST /v1/rounds` | [`OpenRoundsRequest`] | [`RoundsOpened`] |
+//! | `GET /v1/rounds` | [`RoundsQuery`] | [`Rounds`] |
+//! | `POST /v1/train/join` | [`TrainJoinRequest`] | [`TrainStatus`] |
+//! | `POST /v1/train/leave` | | [`TrainStatus`] |
+//! | `GET /v1/train/status` | | [`TrainStatus`] |
+//! | `GET /v1/reviews` | [`ReviewsQuery`] | [`Contributions`] |
+//! | `GET /v1/reviews/{contribution}` | | [`Contribution`] |
+//! | `GET /v1/jobs/{id}` | | [`JobStatus`] |
+//! | `GET /v1/jobs/{id}/events` | | server-sent [`JobStatus`]es, the last one finished |
+//! | `DELETE /v1/jobs/{id}` | | [`JobStatus`] |
+//!
+//! Every failure is an [`ErrorBody`].
+
+mod chain;
+mod credits;
+mod data;
+mod error;
+mod jobs;
+mod models;
+mod node;
+mod training;
+
+pub use chain::{Audit, BlockDetail, BlockSummary, Blocks, BlocksQuery, TransactionSummary};
+pub use credits::{
+    AccountSummary, Accounts, Balance, BalanceQuery, Earned, NodeBalance, SendRequest,
+    TransactionReceipt,
+};
+pub use data::{
+    BlobReceipt, DataList, DatasetSummary, PrivateRequest, PrivateSummary, PublishRequest,
+};
+pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use jobs::{JobId, JobKind, JobProgress, JobResult, JobStarted, JobState, JobStatus};
+pub use models::{
+    CreateModelRequest, EvaluateRequest, GenerateDone, GenerateEvent, GenerateRequest, HeadChoice,
+    Model, ModelRef, ModelRefError, Models,
+};
+pub use node::{
+    Direction, JoinStringReply, NodeEvent, Peer, Peers, Role, Status, Stopping, WorkerState,
+    WorkerStatus,
+};
+pub use training::{
+    Contribution, Contributions, DutyKind, DutyStatus, OpenRoundsRequest, PanelReview,
+    ReviewsQuery, Round, RoundPhase, Rounds, RoundsOpened, RoundsQuery, TrainJoinRequest,
+    TrainStatus,
+};

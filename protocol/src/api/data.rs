@@ -1,0 +1,78 @@
+//! Data: blobs, published datasets, the private folder.
+//!
+//! The private folder has a path and counts here and nothing else: no type of this interface can
+//! carry its contents (design 2, invariant 8).
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContentHash, NodeId};
+
+/// `POST /v1/blobs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobReceipt {
+    /// BLAKE3 of the bytes.
+    pub hash: ContentHash,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// `GET /v1/data`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataList {
+    /// Datasets on the ledger, in order of name.
+    pub datasets: Vec<DatasetSummary>,
+    /// The folder that trains here and never leaves, if there is one.
+    pub private: Option<PrivateSummary>,
+}
+
+/// A dataset on the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetSummary {
+    /// Hash of the manifest.
+    pub manifest: ContentHash,
+    /// Name.
+    pub name: String,
+    /// Licence as the publisher states it, when the manifest is held here.
+    pub licence: Option<String>,
+    /// Number of shards.
+    pub shards: u32,
+    /// Total size.
+    pub bytes: u64,
+    /// Node that serves it first.
+    pub publisher: NodeId,
+    /// Shards held here.
+    pub shards_held: u32,
+}
+
+/// The private folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateSummary {
+    /// Where it is.
+    pub path: String,
+    /// Text files in it.
+    pub files: u32,
+    /// Their size.
+    pub bytes: u64,
+    /// Files left out because they are not UTF-8 text, or too large.
+    pub files_skipped: u32,
+}
+
+/// Body of `POST /v1/data/publish`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// Name, see [`crate::model::check_name`].
+    pub name: String,
+    /// SPDX expression.
+    pub licence: String,
+    /// Absolute path of a folder or file of text; honoured only for the daemon's own user.
+    pub path: String,
+}
+
+/// Body of `POST /v1/data/private`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrivateRequest {
+    /// Absolute path of a folder of text; honoured only for the daemon's own user.
+    pub path: String,
+}

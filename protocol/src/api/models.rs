@@ -1,0 +1,229 @@
+//! Models: registering, listing, evaluating, generating.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+use crate::api::ApiError;
+use crate::ids::{ContentHash, HeadId, ModelId};
+use crate::model::{Architecture, Head, ModelSpec, check_name};
+
+/// A model as a person names it: its id, or its name while that is unique.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelRef {
+    /// 64 hexadecimal digits.
+    Id(ModelId),
+    /// Any other valid name.
+    Name(String),
+}
+
+/// Neither an id nor a name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is neither a model id (64 hexadecimal digits) nor a name (a-z 0-9 - _ .)")]
+pub struct ModelRefError(pub String);
+
+impl FromStr for ModelRef {
+    type Err = ModelRefError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        check_name("model", text).map_err(|_| ModelRefError(text.chars().take(80).collect()))?;
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl From<ModelId> for ModelRef {
+    fn from(id: ModelId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl Serialize for ModelRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Body of `POST /v1/models`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateModelRequest {
+    /// Name, see [`check_name`].
+    pub name: String,
+    /// Transformer blocks.
+    pub layers: u32,
+    /// Residual width.
+    pub width: u32,
+    /// Attention heads.
+    pub heads: u32,
+    /// Context length in bytes.
+    pub context: u32,
+    /// Seed of the initial weights.
+    pub seed: u64,
+    /// Blob of UTF-8 text, stored before with `POST /v1/blobs`.
+    pub evaluation_suite: ContentHash,
+    /// SPDX expression of the weights' licence.
+    pub licence: String,
+}
+
+impl CreateModelRequest {
+    /// The shape asked for.
+    pub const fn architecture(&self) -> Architecture {
+        Architecture::BytesGpt {
+            layers: self.layers,
+            width: self.width,
+            heads: self.heads,
+            context: self.context,
+        }
+    }
+}
+
+/// A model on the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// The model.
+    pub id: ModelId,
+    /// What it is.
+    pub spec: ModelSpec,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Its newest certified head.
+    pub head_id: HeadId,
+    /// The documents of that head.
+    pub head: Head,
+    /// Whether the head's checkpoint is held here.
+    pub head_held: bool,
+    /// Training rounds finished.
+    pub rounds_done: u32,
+    /// Training rounds opened and not finished.
+    pub rounds_open: u32,
+    /// Governed share of the emission.
+    pub weight_ppm: u32,
+}
+
+/// `GET /v1/models`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Models {
+    /// In order of name.
+    pub models: Vec<Model>,
+}
+
+/// Which head of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadChoice {
+    /// The newest certified one.
+    #[default]
+    Latest,
+    /// The weights before any training.
+    Initial,
+}
+
+/// Body of `POST /v1/models/{id}/evaluate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateRequest {
+    /// Which head.
+    #[serde(default)]
+    pub head: HeadChoice,
+    /// Report windows to read, see [`crate::training::report_windows`].
+    pub windows: u32,
+}
+
+/// Body of `POST /v1/models/{id}/generate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateRequest {
+    /// Text to continue, at most [`crate::limits::PROMPT_BYTES_MAX`].
+    pub prompt: String,
+    /// Bytes to add, at most [`crate::limits::GENERATE_BYTES_MAX`].
+    pub bytes: u32,
+    /// Temperature in ppm; 0 takes the likeliest byte.
+    pub temperature_ppm: u32,
+    /// Seed of the sampling.
+    pub seed: u64,
+    /// Which head.
+    #[serde(default)]
+    pub head: HeadChoice,
+}
+
+/// What was generated with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerateDone {
+    /// The head.
+    pub head: HeadId,
+    /// Bytes added.
+    pub bytes: u32,
+    /// Time of the worker.
+    pub elapsed_ms: u64,
+}
+
+/// Events of a generation: any number of `text`, then one `done` or `error`.
+/// The SSE event name is the `event` field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum GenerateEvent {
+    /// More text. Bytes that are not UTF-8 have become U+FFFD.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// All of it.
+    Done(GenerateDone),
+    /// It failed half-way.
+    Error(ApiError),
+}
+
+impl GenerateEvent {
+    /// The SSE event name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Text { .. } => "text",
+            Self::Done(_) => "done",
+            Self::Error(_) => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_named_by_id_or_name() {
+        let id = ModelId::from_bytes([7; 32]);
+        assert_eq!(id.to_string().parse(), Ok(ModelRef::Id(id)));
+        assert_eq!("tiny-1".parse(), Ok(ModelRef::Name("tiny-1".into())));
+        for bad in ["", "../x", "A", "a b"] {
+            assert!(bad.parse::<ModelRef>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn events_carry_their_name() {
+        let done = GenerateEvent::Error(ApiError::internal("x"));
+        let json = serde_json::to_string(&done).expect("plain types");
+        assert_eq!(json, r#"{"event":"error","code":"internal","message":"x"}"#);
+        assert_eq!(serde_json::from_str::<GenerateEvent>(&json).expect("own json"), done);
+    }
+}

@@ -1,0 +1,460 @@
+//! The host of the consensus engine, without I/O: builds values, checks values, decides.
+//!
+//! `daemon` maps the engine's messages to a [`Host`]; the simulator can run the same code. The
+//! host never touches a disk: it hands out what must be durable ([`ProposalBody`] before a vote,
+//! [`Decision`] before an acknowledgement) and is told when it is.
+
+mod mempool;
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+pub use mempool::{Mempool, MempoolError};
+
+use crate::amount::{Height, TimestampMs};
+use crate::block::{Block, DecidedBlock, Evidence, Header};
+use crate::codec::{self, CodecError};
+use crate::consensus::{
+    BodyOffer, CertificateError, CommitCertificate, ProposalBody, ValidatorSet,
+};
+use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
+use crate::keys::{KeyError, Namespace, SecretKey};
+use crate::ledger::genesis::{Genesis, GenesisError, RULES_VERSION};
+use crate::ledger::{self, AppliedBlock, BlockError, Rejection, next_beacon, state::State};
+use crate::limits;
+use crate::store::{StateChanges, StateReader};
+use crate::transaction::VerifiedTransaction;
+
+/// The end of the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// Its height; 0 is the genesis.
+    pub height: Height,
+    /// Its hash; zero for the genesis.
+    pub block: BlockHash,
+    /// Its certificate; none for the genesis.
+    pub certificate: Option<CommitCertificate>,
+    /// Root of the state after it.
+    pub state: StateRoot,
+}
+
+/// Why a block was refused.
+#[derive(Debug, Error, PartialEq, Eq, Clone)]
+pub enum Refused {
+    /// Bytes that are no block.
+    #[error("no block: {0}")]
+    Codec(#[from] CodecError),
+    /// The body's signature is not the proposer's.
+    #[error("not signed by the proposer: {0}")]
+    Proposer(#[from] KeyError),
+    /// A header field is wrong.
+    #[error("header: {0}")]
+    Header(&'static str),
+    /// The parent's certificate proves nothing.
+    #[error("parent certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// A transaction's signature does not verify.
+    #[error("a transaction is not properly signed")]
+    Transaction,
+    /// A rule is broken.
+    #[error("{0}")]
+    Rules(#[from] BlockError),
+    /// Not for the height in progress; nothing is said about validity.
+    #[error("for height {got} while {current} is in progress")]
+    OtherHeight {
+        /// Offered.
+        got: Height,
+        /// In progress.
+        current: Height,
+    },
+    /// Too many bodies for one (height, round), or too far ahead.
+    #[error("too many bodies for this round")]
+    TooMany,
+}
+
+/// A block that was checked against the tip, with what it changes.
+#[derive(Clone, Debug)]
+struct Candidate {
+    body: ProposalBody,
+    changes: StateChanges,
+}
+
+/// What a decision makes durable: first the block, then the state.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Height decided.
+    pub height: Height,
+    /// The block's hash.
+    pub block: BlockHash,
+    /// For the block log.
+    pub decided: DecidedBlock,
+    /// For the state.
+    pub changes: StateChanges,
+}
+
+/// What a block will hold.
+struct Choice {
+    transactions: Vec<VerifiedTransaction>,
+    evidence: Vec<Evidence>,
+    /// Tried at their turn and refused by a rule.
+    refused: Vec<TransactionHash>,
+}
+
+/// See the module.
+pub struct Host {
+    chain: ChainId,
+    validators: ValidatorSet,
+    tip: Tip,
+    candidates: BTreeMap<(u32, BlockHash), Candidate>,
+    evidence: Vec<Evidence>,
+    /// Pending transactions.
+    pub mempool: Mempool,
+}
+
+impl Host {
+    /// A host at `tip`.
+    pub fn new(genesis: &Genesis, tip: Tip) -> Result<Self, GenesisError> {
+        Ok(Self {
+            chain: genesis.chain_id(),
+            validators: genesis.validators()?,
+            tip,
+            candidates: BTreeMap::new(),
+            evidence: Vec::new(),
+            mempool: Mempool::default(),
+        })
+    }
+
+    /// The end of the chain.
+    pub const fn tip(&self) -> &Tip {
+        &self.tip
+    }
+
+    /// The chain.
+    pub const fn chain(&self) -> &ChainId {
+        &self.chain
+    }
+
+    /// The height in progress.
+    pub const fn height(&self) -> Height {
+        self.tip.height.plus(1)
+    }
+
+    /// Validators of the height in progress (fixed by the genesis in this version).
+    pub const fn validators(&self) -> &ValidatorSet {
+        &self.validators
+    }
+
+    /// Whether a block should be built at once rather than wait for transactions.
+    pub fn wants_block(&self, state: &dyn StateReader) -> bool {
+        self.mempool.has_ready(&State::new(state))
+            || !self.evidence.is_empty()
+            || ledger::rounds::wants_block(&State::new(state))
+    }
+
+    /// Keeps evidence for the next block that we build, unless it proves nothing.
+    pub fn add_evidence(&mut self, state: &dyn StateReader, evidence: Evidence) {
+        let useful = ledger::check_evidence(state, &self.chain, &evidence).is_ok();
+        if useful && self.evidence.len() < limits::VALIDATORS_MAX {
+            self.evidence.push(evidence);
+        }
+    }
+
+    /// The body that we offer for (height in progress, round); the same one when asked again.
+    pub fn build(
+        &mut self,
+        state: &dyn StateReader,
+        round: u32,
+        now: TimestampMs,
+        key: &SecretKey,
+    ) -> Result<ProposalBody, Refused> {
+        let me = key.public().validator_id();
+        let own = self
+            .candidates
+            .range((round, BlockHash::default())..)
+            .take_while(|((r, _), _)| *r == round)
+            .find(|(_, c)| c.body.proposer == me);
+        if let Some((_, candidate)) = own {
+            return Ok(candidate.body.clone());
+        }
+        let (block, applied, refused) = self.assemble(state, now, key)?;
+        for hash in refused {
+            self.mempool.remove(&hash);
+        }
+        let offer = BodyOffer { height: block.header.height, round, block: block.header.hash() };
+        let body = ProposalBody {
+            offer,
+            proposer: me,
+            block: codec::encode_checked(&block)?,
+            signature: key.sign(Namespace::ProposalPart, &self.chain, &codec::encode(&offer)),
+        };
+        self.keep(body.clone(), applied);
+        Ok(body)
+    }
+
+    /// A body of an earlier round, offered again by us for `round`.
+    pub fn reoffer(
+        &mut self,
+        round: u32,
+        block: BlockHash,
+        key: &SecretKey,
+    ) -> Option<ProposalBody> {
+        let candidate = self.candidates.values().find(|c| c.body.offer.block == block)?.clone();
+        let offer = BodyOffer { height: self.height(), round, block };
+        let body = ProposalBody {
+            offer,
+            proposer: key.public().validator_id(),
+            block: candidate.body.block,
+            signature: key.sign(Namespace::ProposalPart, &self.chain, &codec::encode(&offer)),
+        };
+        self.candidates
+            .insert((round, block), Candidate { body: body.clone(), changes: candidate.changes });
+        Some(body)
+    }
+
+    fn assemble(
+        &self,
+        state: &dyn StateReader,
+        now: TimestampMs,
+        key: &SecretKey,
+    ) -> Result<(Block, AppliedBlock, Vec<TransactionHash>), Refused> {
+        let parent_certificate = self.tip.certificate.clone();
+        let mut header = Header {
+            chain: self.chain,
+            rules_version: RULES_VERSION,
+            height: self.height(),
+            proposer: key.public().validator_id(),
+            time: now,
+            parent: self.tip.block,
+            parent_certificate: certificate_hash(parent_certificate.as_ref()),
+            transactions: ContentHash::default(),
+            state: self.tip.state,
+            next_validators: self.validators.hash(),
+            beacon: next_beacon(&self.chain, self.height(), &State::new(state).chain().beacon),
+            beacon_proof: Vec::new(),
+            snapshot: None,
+        };
+        let (transactions, evidence) = self.choose(state, &header, parent_certificate.as_ref())?;
+        let signed: Vec<_> = transactions.iter().map(|t| t.signed().clone()).collect();
+        header.transactions = Block::contents_root(&signed, &evidence);
+        let applied = ledger::apply_block(
+            state,
+            &header,
+            &transactions,
+            &evidence,
+            parent_certificate.as_ref(),
+        )?;
+        let block = Block { header, transactions: signed, parent_certificate, evidence };
+        Ok((block, applied, refused))
+    }
+
+    /// Transactions that apply one after another, within the block's limits.
+    fn choose(
+        &self,
+        base: &dyn StateReader,
+        header: &Header,
+        certificate: Option<&CommitCertificate>,
+    ) -> Result<Choice, Refused> {
+        let mut state = State::new(base);
+        ledger::begin(&mut state, header, certificate)?;
+        let mut evidence = Vec::new();
+        for item in &self.evidence {
+            let mut child = state.child();
+            if ledger::apply_evidence(&mut child, &self.chain, item).is_ok() {
+                let changes = child.into_changes();
+                state.absorb(changes);
+                evidence.push(item.clone());
+            }
+        }
+        // Half the limit, so that header, certificate and evidence always fit beside it.
+        let budget = limits::BLOCK_BYTES_MAX / 2;
+        let proposer = ledger::proposer_account(&state, header);
+        let mut chosen = Vec::new();
+        let mut refused = Vec::new();
+        let mut bytes = 0_usize;
+        for candidate in self.mempool.in_order() {
+            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX {
+                break;
+            }
+            let size = bytes.saturating_add(candidate.size());
+            if size > budget {
+                continue;
+            }
+            match ledger::try_transaction(&state, header, proposer, candidate) {
+                Ok(changes) => {
+                    state.absorb(changes);
+                    bytes = size;
+                    chosen.push(candidate.clone());
+                }
+                // A gap in the nonces can still be filled.
+                Err(Rejection::Nonce { got, expected }) if got > expected => {}
+                Err(_) => refused.push(candidate.hash()),
+            }
+        }
+        Ok(Choice { transactions: chosen, evidence, refused })
+    }
+
+    /// Checks a body that was received or read back, and keeps it. The signature is checked
+    /// before anything is kept.
+    pub fn check_body(
+        &mut self,
+        state: &dyn StateReader,
+        body: ProposalBody,
+    ) -> Result<BlockHash, Refused> {
+        if body.offer.height != self.height() {
+            return Err(Refused::OtherHeight { got: body.offer.height, current: self.height() });
+        }
+        body.verify(&self.chain, &self.validators)?;
+        let (round, hash) = (body.offer.round, body.offer.block);
+        if self.candidates.contains_key(&(round, hash)) {
+            return Ok(hash);
+        }
+        let in_round = self
+            .candidates
+            .range((round, BlockHash::default())..)
+            .take_while(|((r, _), _)| *r == round)
+            .count();
+        if in_round >= limits::BODIES_PER_ROUND_MAX {
+            return Err(Refused::TooMany);
+        }
+        let block: Block = codec::decode(&body.block)?;
+        if block.header.hash() != hash {
+            return Err(Refused::Header("the body is not the offered block"));
+        }
+        let applied = self.check_block(state, block)?;
+        self.keep(body, applied);
+        Ok(hash)
+    }
+
+    /// Checks a block that was decided elsewhere (sync) or is replayed from the log; keeps it
+    /// for [`Host::decide`].
+    pub fn check_synced(
+        &mut self,
+        state: &dyn StateReader,
+        bytes: &[u8],
+    ) -> Result<BlockHash, Refused> {
+        let block: Block = codec::decode(bytes)?;
+        let hash = block.header.hash();
+        if block.header.height != self.height() {
+            return Err(Refused::OtherHeight { got: block.header.height, current: self.height() });
+        }
+        if !self.candidates.keys().any(|(_, known)| *known == hash) {
+            let body = ProposalBody {
+                offer: BodyOffer { height: block.header.height, round: u32::MAX, block: hash },
+                proposer: block.header.proposer,
+                block: bytes.to_vec(),
+                signature: crate::keys::Signature::from_bytes([0; 64]),
+            };
+            let applied = self.check_block(state, block)?;
+            self.keep(body, applied);
+        }
+        Ok(hash)
+    }
+
+    fn check_block(&self, state: &dyn StateReader, block: Block) -> Result<AppliedBlock, Refused> {
+        let Block { header, transactions, parent_certificate, evidence } = block;
+        self.check_header(&header, parent_certificate.as_ref())?;
+        if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
+            return Err(Refused::Header("too many transactions"));
+        }
+        if header.transactions != Block::contents_root(&transactions, &evidence) {
+            return Err(Refused::Header("the transactions' root"));
+        }
+        let verified = transactions
+            .into_iter()
+            .map(|signed| match self.mempool.verified(&signed) {
+                Some(known) => Ok(known.clone()),
+                None => signed.verify(&self.chain).map_err(|_| Refused::Transaction),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(ledger::apply_block(state, &header, &verified, &evidence, parent_certificate.as_ref())?)
+    }
+
+    fn check_header(
+        &self,
+        header: &Header,
+        certificate: Option<&CommitCertificate>,
+    ) -> Result<(), Refused> {
+        let require = |ok: bool, field: &'static str| {
+            if ok { Ok(()) } else { Err(Refused::Header(field)) }
+        };
+        require(header.chain == self.chain, "another chain")?;
+        require(header.rules_version == RULES_VERSION, "another rules version")?;
+        require(header.height == self.height(), "the height")?;
+        require(header.parent == self.tip.block, "the parent")?;
+        require(header.state == self.tip.state, "the state root after the parent")?;
+        require(header.next_validators == self.validators.hash(), "the next validators")?;
+        require(header.beacon_proof.is_empty(), "a beacon proof where there is none")?;
+        require(header.snapshot.is_none(), "a snapshot where there is none")?;
+        require(self.validators.get(&header.proposer).is_some(), "the proposer")?;
+        require(
+            header.parent_certificate == certificate_hash(certificate),
+            "the parent certificate's hash",
+        )?;
+        match (certificate, self.tip.height == Height::ZERO) {
+            (None, true) => Ok(()),
+            (Some(certificate), false) => {
+                require(
+                    certificate.height == self.tip.height && certificate.block == self.tip.block,
+                    "the parent certificate is of another block",
+                )?;
+                Ok(certificate.verify(&self.chain, &self.validators)?)
+            }
+            _ => Err(Refused::Header("the parent certificate")),
+        }
+    }
+
+    fn keep(&mut self, body: ProposalBody, applied: AppliedBlock) {
+        let key = (body.offer.round, body.offer.block);
+        self.candidates.insert(key, Candidate { body, changes: applied.changes });
+    }
+
+    /// Bodies kept for a round of the height in progress.
+    pub fn bodies(&self, round: u32) -> Vec<ProposalBody> {
+        self.candidates
+            .range((round, BlockHash::default())..)
+            .take_while(|((r, _), _)| *r == round)
+            .map(|(_, c)| c.body.clone())
+            .collect()
+    }
+
+    /// What has to become durable for a decided block; `None` if we do not have the body or the
+    /// certificate does not prove it.
+    pub fn decide(&self, certificate: CommitCertificate) -> Option<Decision> {
+        if certificate.height != self.height()
+            || certificate.verify(&self.chain, &self.validators).is_err()
+        {
+            return None;
+        }
+        let candidate = self
+            .candidates
+            .iter()
+            .find(|((_, hash), _)| *hash == certificate.block)
+            .map(|(_, c)| c)?;
+        Some(Decision {
+            height: certificate.height,
+            block: certificate.block,
+            changes: candidate.changes.clone(),
+            decided: DecidedBlock { block: candidate.body.block.clone(), certificate },
+        })
+    }
+
+    /// Moves on after a decision has become durable. `state` is the state after it.
+    pub fn committed(&mut self, decision: &Decision, root: StateRoot, state: &dyn StateReader) {
+        assert_eq!(decision.height, self.height(), "decisions are committed in order");
+        self.tip = Tip {
+            height: decision.height,
+            block: decision.block,
+            certificate: Some(decision.decided.certificate.clone()),
+            state: root,
+        };
+        self.candidates.clear();
+        self.mempool.retain_valid(&State::new(state));
+        let chain = self.chain;
+        self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
+    }
+}
+
+fn certificate_hash(certificate: Option<&CommitCertificate>) -> ContentHash {
+    certificate.map_or_else(ContentHash::default, CommitCertificate::hash)
+}

@@ -1,0 +1,70 @@
+//! Adds up every credit on the ledger: the check behind "credits are conserved".
+
+use serde::{Deserialize, Serialize};
+
+use crate::amount::{Credits, Height};
+use crate::ledger::entries::{Account, Model, Round};
+use crate::ledger::state::{State, prefix, scan};
+use crate::limits;
+use crate::store::StateReader;
+
+/// Where the credits are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Height of the state.
+    pub height: Height,
+    /// Credits of the genesis.
+    pub genesis: Credits,
+    /// Made since.
+    pub minted: Credits,
+    /// Destroyed since.
+    pub burned: Credits,
+    /// Found: balances, allowances, stakes, bonds, escrows, treasury.
+    pub found: u128,
+    /// Whether found = genesis + minted - burned.
+    pub conserved: bool,
+    /// Double votes proven.
+    pub double_signs: u64,
+}
+
+/// Audits a whole state.
+pub fn audit(reader: &dyn StateReader) -> Audit {
+    let state = State::new(reader);
+    let chain = state.chain();
+    let mut found = u128::from(chain.treasury.micro());
+    let mut add = |amount: Credits| found = found.saturating_add(u128::from(amount.micro()));
+    for account in scan::<Account>(reader, prefix::ACCOUNT, usize::MAX) {
+        add(account.balance);
+    }
+    for node in state.nodes() {
+        add(node.allowance);
+        add(node.stake);
+    }
+    for model in scan::<Model>(reader, prefix::MODEL, limits::MODELS_MAX) {
+        let Some(run) = &model.run else { continue };
+        add(run.escrow);
+        if let Some(round) = state.round(&model.spec.id(), run.round).filter(|r| !r.phase.is_over())
+        {
+            add_round(&round, &mut add);
+        }
+    }
+    let expected = u128::from(chain.genesis.micro())
+        .saturating_add(u128::from(chain.minted.micro()))
+        .saturating_sub(u128::from(chain.burned.micro()));
+    Audit {
+        height: chain.height,
+        genesis: chain.genesis,
+        minted: chain.minted,
+        burned: chain.burned,
+        found,
+        conserved: found == expected,
+        double_signs: chain.double_signs,
+    }
+}
+
+fn add_round(round: &Round, add: &mut impl FnMut(Credits)) {
+    add(round.escrow);
+    for member in &round.members {
+        add(member.bond);
+    }
+}

@@ -1,0 +1,83 @@
+//! Datasets and models.
+
+use crate::amount::PPM;
+use crate::ids::{AccountId, ContentHash, NodeId};
+use crate::ledger::Rejection;
+use crate::ledger::entries::{Dataset, Model};
+use crate::ledger::state::State;
+use crate::limits;
+use crate::model::{Head, ModelSpec, check_name};
+
+pub(super) fn publish(
+    state: &mut State<'_>,
+    owner: &AccountId,
+    manifest: &ContentHash,
+    name: &str,
+    shards: u32,
+    bytes: u64,
+    node: &NodeId,
+) -> Result<(), Rejection> {
+    check_name("name", name)?;
+    let count = usize::try_from(shards).unwrap_or(usize::MAX);
+    if !(1..=limits::DATASET_SHARDS_MAX).contains(&count) {
+        return Err(Rejection::Mismatch("the number of shards"));
+    }
+    if bytes == 0 || bytes > limits::SHARD_BYTES_MAX.saturating_mul(u64::from(shards)) {
+        return Err(Rejection::Mismatch("the number of bytes"));
+    }
+    if state.node(node).ok_or(Rejection::Unknown("node"))?.account != *owner {
+        return Err(Rejection::NotAuthorized);
+    }
+    if state.dataset(manifest).is_some() {
+        return Err(Rejection::Exists("the dataset"));
+    }
+    let mut chain = state.chain();
+    if chain.datasets.len() >= limits::DATASETS_MAX {
+        return Err(Rejection::Full("datasets"));
+    }
+    chain.datasets.push(*manifest);
+    let height = chain.height;
+    state.put_chain(&chain);
+    state.put_dataset(&Dataset {
+        manifest: *manifest,
+        name: name.to_owned(),
+        owner: *owner,
+        node: *node,
+        shards,
+        bytes,
+        height,
+    });
+    Ok(())
+}
+
+pub(super) fn register_model(
+    state: &mut State<'_>,
+    owner: &AccountId,
+    spec: &ModelSpec,
+) -> Result<(), Rejection> {
+    spec.validate()?;
+    let id = spec.id();
+    if state.model(&id).is_some() {
+        return Err(Rejection::Exists("the model"));
+    }
+    let mut chain = state.chain();
+    if usize::try_from(chain.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
+        return Err(Rejection::Full("models"));
+    }
+    // The genesis gives the whole weight to the first model; governance will move it.
+    let weight_ppm = if chain.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
+    chain.models = chain.models.saturating_add(1);
+    state.put_chain(&chain);
+    state.put_model(
+        &id,
+        &Model {
+            spec: spec.clone(),
+            owner: *owner,
+            head: Head::initial(spec),
+            weight_ppm,
+            run: None,
+            next_round: 1,
+        },
+    );
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! The rules: how a block changes the state.
+//!
+//! [`apply_block`] is the only way the state changes. It is a pure function of the state, the
+//! header and the verified contents; a block that breaks a rule is refused as a whole, so a block
+//! never carries a failed transaction. One module per family of transactions; [`rounds`] holds
+//! the phase machine of training rounds that runs at the end of every block.
+//!
+//! Credits are conserved: every rule moves them between places that [`audit`] adds up, or goes
+//! through [`state::State::mint`] and [`state::State::burn`].
+
+mod accounts;
+mod apply;
+pub mod audit;
+mod contributions;
+mod data;
+pub mod entries;
+pub mod genesis;
+mod reviews;
+mod rewards;
+pub mod rounds;
+pub mod state;
+
+pub use apply::{
+    AppliedBlock, BlockError, Rejection, apply_block, apply_evidence, begin, check_evidence,
+    next_beacon, proposer_account, try_transaction,
+};

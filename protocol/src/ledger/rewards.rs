@@ -1,0 +1,154 @@
+//! What a certified round pays: emission or escrow, split by governed shares (design 4 and 8).
+//!
+//! The pot is the round's escrow plus what the model's weight may still mint in this epoch. What
+//! nobody earned is not minted; unearned escrow goes back to the sponsor.
+
+use crate::amount::Credits;
+use crate::ids::AccountId;
+use crate::ledger::Rejection;
+use crate::ledger::entries::{Contribution, Earned, Model, Round};
+use crate::ledger::state::State;
+use crate::review::Verdict;
+
+/// Pays from the escrow first, then by minting.
+struct Pot {
+    escrow: Credits,
+    mintable: Credits,
+    paid: Credits,
+}
+
+impl Pot {
+    fn take(&mut self, state: &mut State<'_>, amount: Credits) -> Result<Credits, Rejection> {
+        let from_escrow = self.escrow.min(amount);
+        let rest = amount.checked_sub(from_escrow).unwrap_or(Credits::ZERO);
+        let minted = self.mintable.min(rest);
+        self.escrow = self.escrow.checked_sub(from_escrow).ok_or(Rejection::Overflow)?;
+        self.mintable = self.mintable.checked_sub(minted).ok_or(Rejection::Overflow)?;
+        state.mint(minted)?;
+        let taken = from_escrow.checked_add(minted).ok_or(Rejection::Overflow)?;
+        self.paid = self.paid.checked_add(taken).ok_or(Rejection::Overflow)?;
+        Ok(taken)
+    }
+}
+
+fn pay(
+    state: &mut State<'_>,
+    pot: &mut Pot,
+    to: &AccountId,
+    amount: Credits,
+    role: fn(&mut Earned) -> &mut Credits,
+) -> Result<Credits, Rejection> {
+    let taken = pot.take(state, amount)?;
+    let mut account = state.account(to);
+    account.balance = account.balance.checked_add(taken).ok_or(Rejection::Overflow)?;
+    let slot = role(&mut account.earned);
+    *slot = slot.checked_add(taken).ok_or(Rejection::Overflow)?;
+    state.put_account(to, &account);
+    Ok(taken)
+}
+
+/// What the round may pay in all.
+fn pot_of(state: &State<'_>, model: &Model, escrow: Credits) -> Pot {
+    let parameters = state.parameters();
+    let chain = state.chain();
+    let epoch_left =
+        parameters.emission_per_epoch.checked_sub(chain.minted_this_epoch).unwrap_or(Credits::ZERO);
+    let mintable = parameters.emission_per_round.ppm(u64::from(model.weight_ppm)).min(epoch_left);
+    Pot { escrow, mintable, paid: Credits::ZERO }
+}
+
+/// Pays everybody of a certified round and returns what is left of the escrow.
+pub(super) fn distribute(
+    state: &mut State<'_>,
+    model: &Model,
+    round: &mut Round,
+) -> Result<(), Rejection> {
+    let mut pot = pot_of(state, model, round.escrow);
+    round.escrow = Credits::ZERO;
+    let total = pot.escrow.checked_add(pot.mintable).ok_or(Rejection::Overflow)?;
+    // "Nothing if the new head's gain is not positive with confidence" (design 4).
+    if round.gain.lower_ppm() > 0 {
+        let parameters = state.parameters();
+        let share = |ppm: u32| total.ppm(u64::from(ppm));
+        pay_contributors(state, &mut pot, round, share(parameters.contributors_ppm))?;
+        pay_reviewers(state, &mut pot, round, share(parameters.reviewers_ppm))?;
+        pay_validators(state, &mut pot, share(parameters.validators_ppm))?;
+        let treasury = pot.take(state, share(parameters.treasury_ppm))?;
+        let mut chain = state.chain();
+        chain.treasury = chain.treasury.checked_add(treasury).ok_or(Rejection::Overflow)?;
+        state.put_chain(&chain);
+    }
+    round.paid = pot.paid;
+    state.credit(&round.sponsor, pot.escrow)
+}
+
+fn accepted(state: &State<'_>, round: &Round) -> Vec<(AccountId, Contribution)> {
+    round
+        .members
+        .iter()
+        .filter_map(|m| {
+            let contribution = state.contribution(&round.contribution_id(&m.node))?;
+            (contribution.verdict == Some(Verdict::Accept)).then_some((m.account, contribution))
+        })
+        .collect()
+}
+
+fn pay_contributors(
+    state: &mut State<'_>,
+    pot: &mut Pot,
+    round: &Round,
+    share: Credits,
+) -> Result<(), Rejection> {
+    let accepted = accepted(state, round);
+    let score = |c: &Contribution| u64::try_from(c.score_ppm).unwrap_or(0);
+    let sum = accepted.iter().fold(0_u64, |sum, (_, c)| sum.saturating_add(score(c)));
+    for (account, mut contribution) in accepted {
+        let amount = share.scaled(score(&contribution), sum);
+        contribution.paid = pay(state, pot, &account, amount, |e| &mut e.contributor)?;
+        let id = round.contribution_id(&contribution.author);
+        state.put_contribution(&id, &contribution);
+    }
+    Ok(())
+}
+
+/// Reviews that agree with the quorum share equally.
+fn pay_reviewers(
+    state: &mut State<'_>,
+    pot: &mut Pot,
+    round: &Round,
+    share: Credits,
+) -> Result<(), Rejection> {
+    let mut agreeing = Vec::new();
+    for member in &round.members {
+        let Some(c) = state.contribution(&round.contribution_id(&member.node)) else { continue };
+        for seat in &c.panel {
+            if seat.review.map(|r| r.verdict) == c.verdict
+                && let Some(node) = state.node(&seat.node)
+            {
+                agreeing.push(node.account);
+            }
+        }
+    }
+    let count = u64::try_from(agreeing.len()).unwrap_or(u64::MAX);
+    for account in agreeing {
+        pay(state, pot, &account, share.scaled(1, count), |e| &mut e.reviewer)?;
+    }
+    Ok(())
+}
+
+/// Validators share by the blocks that they signed since they were last paid.
+fn pay_validators(state: &mut State<'_>, pot: &mut Pot, share: Credits) -> Result<(), Rejection> {
+    let mut chain = state.chain();
+    let signed = chain.signed.clone();
+    for (_, count) in &mut chain.signed {
+        *count = 0;
+    }
+    state.put_chain(&chain);
+    let sum = signed.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n));
+    for (key, count) in signed {
+        if let Some(node) = state.node_of_validator(&key.validator_id()) {
+            pay(state, pot, &node.account, share.scaled(count, sum), |e| &mut e.validator)?;
+        }
+    }
+    Ok(())
+}
