@@ -1,1 +1,3 @@
 //! Ayni daemon.
+pub mod api;
+pub mod network;

@@ -1,0 +1,249 @@
+//! One function per route: parse, ask the backend, answer.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::response::Response;
+use protocol::amount::Height;
+use protocol::api::{
+    Accounts, ApiError, Audit, Balance, BalanceQuery, BlobReceipt, BlockDetail, Blocks,
+    BlocksQuery, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models,
+    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds,
+    RoundsOpened, RoundsQuery, SendRequest, Status, Stopping, TrainJoinRequest, TrainStatus,
+    TransactionReceipt,
+};
+use protocol::ids::ContributionId;
+use protocol::limits::{GENERATE_BYTES_MAX, PROMPT_BYTES_MAX};
+
+use super::access::Caller;
+use super::extract::{Body, Failure, Params, Segment, body_bytes, json_bytes};
+use super::server::Shared;
+use super::{Backend, stream};
+
+type Node<B> = State<Arc<Shared<B>>>;
+type Reply<T> = Result<Json<T>, Failure>;
+
+fn reply<T>(value: T) -> Reply<T> {
+    Ok(Json(value))
+}
+
+pub(super) async fn status<B: Backend>(State(node): Node<B>) -> Reply<Status> {
+    reply(node.backend.status().await?)
+}
+
+pub(super) async fn peers<B: Backend>(State(node): Node<B>) -> Reply<Peers> {
+    reply(node.backend.peers().await?)
+}
+
+pub(super) async fn join_string<B: Backend>(State(node): Node<B>) -> Reply<JoinStringReply> {
+    reply(JoinStringReply { join_string: node.backend.join_string().await? })
+}
+
+pub(super) async fn stop<B: Backend>(State(node): Node<B>) -> Reply<Stopping> {
+    tracing::info!("asked to stop through the local interface");
+    node.backend.stop().await?;
+    reply(Stopping { pid: std::process::id() })
+}
+
+pub(super) async fn events<B: Backend>(State(node): Node<B>) -> Result<Response, Failure> {
+    let receiver = node.backend.events().await?;
+    Ok(stream::node_events(receiver, node.shutdown.clone()))
+}
+
+pub(super) async fn blocks<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<BlocksQuery>,
+) -> Reply<Blocks> {
+    reply(node.backend.blocks(query).await?)
+}
+
+pub(super) async fn block<B: Backend>(
+    State(node): Node<B>,
+    Segment(height): Segment<u64>,
+) -> Reply<BlockDetail> {
+    reply(node.backend.block(Height::new(height)).await?)
+}
+
+pub(super) async fn audit<B: Backend>(State(node): Node<B>) -> Reply<Audit> {
+    reply(node.backend.audit().await?)
+}
+
+pub(super) async fn genesis<B: Backend>(State(node): Node<B>) -> Result<Response, Failure> {
+    Ok(json_bytes(node.backend.genesis().await?))
+}
+
+pub(super) async fn balance<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<BalanceQuery>,
+) -> Reply<Balance> {
+    reply(node.backend.balance(query.account).await?)
+}
+
+pub(super) async fn accounts<B: Backend>(State(node): Node<B>) -> Reply<Accounts> {
+    reply(node.backend.accounts().await?)
+}
+
+pub(super) async fn send<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<SendRequest>,
+) -> Reply<TransactionReceipt> {
+    reply(node.backend.send(request).await?)
+}
+
+pub(super) async fn store_blob<B: Backend>(
+    State(node): Node<B>,
+    request: Request,
+) -> Reply<BlobReceipt> {
+    let _permit = node
+        .uploads
+        .acquire()
+        .await
+        .map_err(|_| ApiError::unavailable("the node is shutting down"))?;
+    let bytes = body_bytes(request, &node).await?;
+    if bytes.is_empty() {
+        return Err(ApiError::bad_request("the body is empty, and an empty blob is useless").into());
+    }
+    reply(node.backend.store_blob(bytes).await?)
+}
+
+pub(super) async fn data<B: Backend>(State(node): Node<B>) -> Reply<DataList> {
+    reply(node.backend.data().await?)
+}
+
+pub(super) async fn publish<B: Backend>(
+    State(node): Node<B>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Body(request): Body<PublishRequest>,
+) -> Reply<JobStarted> {
+    check_path(&node, caller, &request.path)?;
+    reply(JobStarted { job: node.backend.publish(request).await? })
+}
+
+pub(super) async fn set_private<B: Backend>(
+    State(node): Node<B>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Body(request): Body<PrivateRequest>,
+) -> Reply<PrivateSummary> {
+    check_path(&node, caller, &request.path)?;
+    reply(node.backend.set_private(request).await?)
+}
+
+fn check_path<B>(node: &Shared<B>, caller: Caller, path: &str) -> Result<(), ApiError> {
+    node.access.check_path(caller)?;
+    if path.starts_with('/') && !path.contains('\0') {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("the path must be absolute: the node has another working folder"))
+}
+
+pub(super) async fn models<B: Backend>(State(node): Node<B>) -> Reply<Models> {
+    reply(node.backend.models().await?)
+}
+
+pub(super) async fn create_model<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<CreateModelRequest>,
+) -> Reply<JobStarted> {
+    reply(JobStarted { job: node.backend.create_model(request).await? })
+}
+
+pub(super) async fn model<B: Backend>(
+    State(node): Node<B>,
+    Segment(model): Segment<ModelRef>,
+) -> Reply<Model> {
+    reply(node.backend.model(model).await?)
+}
+
+pub(super) async fn generate<B: Backend>(
+    State(node): Node<B>,
+    Segment(model): Segment<ModelRef>,
+    Body(request): Body<GenerateRequest>,
+) -> Result<Response, Failure> {
+    if request.prompt.len() > PROMPT_BYTES_MAX {
+        let message = format!("the prompt has more than {PROMPT_BYTES_MAX} bytes");
+        return Err(ApiError::bad_request(message).into());
+    }
+    if !(1..=GENERATE_BYTES_MAX).contains(&request.bytes) {
+        let message = format!("bytes must be 1 to {GENERATE_BYTES_MAX}");
+        return Err(ApiError::bad_request(message).into());
+    }
+    let receiver = node.backend.generate(model, request).await?;
+    Ok(stream::generate_events(receiver, node.shutdown.clone()))
+}
+
+pub(super) async fn evaluate<B: Backend>(
+    State(node): Node<B>,
+    Segment(model): Segment<ModelRef>,
+    Body(request): Body<EvaluateRequest>,
+) -> Reply<JobStarted> {
+    reply(JobStarted { job: node.backend.evaluate(model, request).await? })
+}
+
+pub(super) async fn open_rounds<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<OpenRoundsRequest>,
+) -> Reply<RoundsOpened> {
+    reply(node.backend.open_rounds(request).await?)
+}
+
+pub(super) async fn rounds<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<RoundsQuery>,
+) -> Reply<Rounds> {
+    reply(node.backend.rounds(query).await?)
+}
+
+pub(super) async fn train_join<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<TrainJoinRequest>,
+) -> Reply<TrainStatus> {
+    reply(node.backend.train_join(request).await?)
+}
+
+pub(super) async fn train_leave<B: Backend>(State(node): Node<B>) -> Reply<TrainStatus> {
+    reply(node.backend.train_leave().await?)
+}
+
+pub(super) async fn train_status<B: Backend>(State(node): Node<B>) -> Reply<TrainStatus> {
+    reply(node.backend.train_status().await?)
+}
+
+pub(super) async fn reviews<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<ReviewsQuery>,
+) -> Reply<Contributions> {
+    reply(node.backend.reviews(query).await?)
+}
+
+pub(super) async fn review<B: Backend>(
+    State(node): Node<B>,
+    Segment(contribution): Segment<ContributionId>,
+) -> Reply<Contribution> {
+    reply(node.backend.review(contribution).await?)
+}
+
+#[expect(clippy::unused_async, reason = "axum handlers are async")]
+pub(super) async fn job<B: Backend>(
+    State(node): Node<B>,
+    Segment(job): Segment<JobId>,
+) -> Reply<JobStatus> {
+    reply(node.backend.jobs().status(job)?)
+}
+
+pub(super) async fn cancel_job<B: Backend>(
+    State(node): Node<B>,
+    Segment(job): Segment<JobId>,
+) -> Reply<JobStatus> {
+    reply(node.backend.jobs().cancel(job).await?)
+}
+
+#[expect(clippy::unused_async, reason = "axum handlers are async")]
+pub(super) async fn job_events<B: Backend>(
+    State(node): Node<B>,
+    Segment(job): Segment<JobId>,
+) -> Result<Response, Failure> {
+    let receiver = node.backend.jobs().watch(job)?;
+    Ok(stream::job_events(receiver, node.shutdown.clone()))
+}

@@ -1,0 +1,203 @@
+//! Routes, limits and deadlines, and the life of the server.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use futures::FutureExt as _;
+use protocol::api::ApiError;
+use protocol::limits::API_BODY_BYTES_MAX;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::access::{Access, Caller};
+use super::extract::Failure;
+use super::socket::{self, BindError, Socket, SocketFiles};
+use super::{Backend, handlers};
+
+/// A JSON body: a prompt of the largest size, with every byte escaped, fits.
+const JSON_BYTES_MAX: usize = 1024 * 1024;
+/// Uploads held in memory at once; each may have [`API_BODY_BYTES_MAX`].
+const UPLOADS_MAX: usize = 2;
+/// A reply must have begun by then. Streams go on for as long as they like.
+const REPLY_MAX: Duration = Duration::from_secs(300);
+/// Requests in flight at shutdown get this long.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Where and for whom.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// File into which that path is written for clients, see
+    /// [`protocol::home::Home::socket_note`].
+    pub note: Option<PathBuf>,
+    /// Whether users of the socket folder's group may read.
+    pub group_read: bool,
+}
+
+/// A bound server.
+pub struct Server {
+    socket: Socket,
+    files: SocketFiles,
+    access: Access,
+}
+
+pub(super) struct Shared<B> {
+    pub(super) backend: Arc<B>,
+    pub(super) access: Access,
+    pub(super) uploads: Semaphore,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Connected<IncomingStream<'_, Socket>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Socket>) -> Self {
+        *stream.remote_addr()
+    }
+}
+
+impl Server {
+    /// Takes the socket. Must be called inside a tokio runtime.
+    pub fn bind(options: &ServerOptions) -> Result<Self, BindError> {
+        let (socket, files) =
+            socket::bind(&options.socket, options.note.as_deref(), options.group_read)?;
+        let own_uid = rustix::process::geteuid().as_raw();
+        let access = Access { own_uid, group_read: options.group_read };
+        Ok(Self { socket, files, access })
+    }
+
+    /// Answers until `shutdown`, then lets requests in flight finish for a few seconds and
+    /// removes the socket.
+    pub async fn serve<B: Backend>(self, backend: Arc<B>, shutdown: CancellationToken) {
+        let Self { socket, files, access } = self;
+        let shared = Arc::new(Shared {
+            backend,
+            access,
+            uploads: Semaphore::new(UPLOADS_MAX),
+            shutdown: shutdown.clone(),
+        });
+        let service = routes(shared).into_make_service_with_connect_info::<Caller>();
+        let serving =
+            axum::serve(socket, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let expired = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_MAX).await;
+        };
+        tokio::select! {
+            result = serving => if let Err(error) = result {
+                tracing::error!(%error, "the local interface ended");
+            },
+            () = expired => tracing::warn!("the local interface cut off requests in flight"),
+        }
+        drop(files);
+    }
+}
+
+fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
+    use handlers as h;
+    Router::new()
+        .route("/v1/status", get(h::status::<B>))
+        .route("/v1/peers", get(h::peers::<B>))
+        .route("/v1/join-string", get(h::join_string::<B>))
+        .route("/v1/node/stop", post(h::stop::<B>))
+        .route("/v1/events", get(h::events::<B>))
+        .route("/v1/chain/blocks", get(h::blocks::<B>))
+        .route("/v1/chain/block/{height}", get(h::block::<B>))
+        .route("/v1/chain/audit", get(h::audit::<B>))
+        .route("/v1/chain/genesis", get(h::genesis::<B>))
+        .route("/v1/credits/balance", get(h::balance::<B>))
+        .route("/v1/credits/accounts", get(h::accounts::<B>))
+        .route("/v1/credits/send", post(h::send::<B>))
+        .route(
+            "/v1/blobs",
+            post(h::store_blob::<B>).layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX)),
+        )
+        .route("/v1/data", get(h::data::<B>))
+        .route("/v1/data/publish", post(h::publish::<B>))
+        .route("/v1/data/private", post(h::set_private::<B>))
+        .route("/v1/models", get(h::models::<B>).post(h::create_model::<B>))
+        .route("/v1/models/{model}", get(h::model::<B>))
+        .route("/v1/models/{model}/generate", post(h::generate::<B>))
+        .route("/v1/models/{model}/evaluate", post(h::evaluate::<B>))
+        .route("/v1/rounds", get(h::rounds::<B>).post(h::open_rounds::<B>))
+        .route("/v1/train/join", post(h::train_join::<B>))
+        .route("/v1/train/leave", post(h::train_leave::<B>))
+        .route("/v1/train/status", get(h::train_status::<B>))
+        .route("/v1/reviews", get(h::reviews::<B>))
+        .route("/v1/reviews/{contribution}", get(h::review::<B>))
+        .route("/v1/jobs/{job}", get(h::job::<B>).delete(h::cancel_job::<B>))
+        .route("/v1/jobs/{job}/events", get(h::job_events::<B>))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::<B>))
+        .with_state(shared)
+}
+
+/// Around every request: rights, the deadline, faults, the log.
+async fn guard<B: Backend>(
+    State(shared): State<Arc<Shared<B>>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = match shared.access.check(caller, &method) {
+        Err(error) => Failure(error).into_response(),
+        Ok(()) => {
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+            match tokio::time::timeout(REPLY_MAX, answer).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(panic)) => fault(&panic),
+                Err(_) => Failure(
+                    ApiError::timed_out("the node did not answer in time; it may still do it")
+                        .with_hint("look with `ayni status` before you ask again"),
+                )
+                .into_response(),
+            }
+        }
+    };
+    tracing::debug!(
+        %method,
+        path,
+        uid = caller.uid,
+        status = response.status().as_u16(),
+        elapsed_ms = started.elapsed().as_millis(),
+        "request"
+    );
+    response
+}
+
+fn fault(panic: &Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("unknown"), "a request ended through a fault");
+    Failure(
+        ApiError::internal("the request ended through a fault of the node")
+            .with_hint("see the log: `ayni node logs`"),
+    )
+    .into_response()
+}
+
+#[expect(clippy::unused_async, reason = "axum handlers are async")]
+async fn no_such_path() -> Failure {
+    Failure(
+        ApiError::not_found("there is no such path in this interface")
+            .with_hint("are `ayni` and `aynid` of the same version?"),
+    )
+}
+
+#[expect(clippy::unused_async, reason = "axum handlers are async")]
+async fn wrong_method() -> Failure {
+    Failure(ApiError::bad_request("this path does not take this HTTP method"))
+}
