@@ -1,1 +1,41 @@
-//! Ayni storage.
+//! Ayni's memory: decided blocks, undecided proposals, ledger state, what was signed, and blobs.
+//!
+//! Everything is synchronous: the daemon gives each store a thread. A failed write to durable
+//! storage is returned as an error and is fatal to the caller: it stops signing and ends the
+//! process with the error's message.
+//!
+//! | Module | What it keeps | What a crash or damage does |
+//! |---|---|---|
+//! | [`ledger`] | all of the ledger, opened together | says what must be replayed |
+//! | [`block_log`] | decided blocks: the truth | torn tail cut off; damage refused |
+//! | [`proposal_log`] | bodies of undecided blocks | as above |
+//! | [`signer_guard`] | what was signed | as above, and nothing is signed |
+//! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
+//! | [`blobs`] | content-addressed files | found when read, served or verified |
+//!
+//! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
+//! checked; nothing here knows of a network, a clock or an async runtime.
+
+pub mod blobs;
+pub mod block_log;
+mod durable;
+pub mod identity;
+pub mod integrity;
+pub mod ledger;
+pub mod lock;
+pub mod memory;
+pub mod proposal_log;
+pub mod record;
+pub mod signer_guard;
+pub mod state;
+mod tree;
+
+pub use blobs::{BlobError, BlobStore, PartialBlob, ServedBlob};
+pub use block_log::{BlockLog, Tip};
+pub use durable::FileError;
+pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
+pub use memory::MemoryStateStore;
+pub use proposal_log::{Insertion, ProposalLog};
+pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
+pub use state::{LedgerState, StateStore, StateView};
+pub use tree::{TreeError, empty_root};

@@ -1,0 +1,107 @@
+//! Content-addressed files with the hash tree that lets their parts be verified.
+//!
+//! ```text
+//! DIR/blobs/ab/abcd...ef.data     the bytes; the name is their BLAKE3
+//! DIR/blobs/ab/abcd...ef.obao4    hash tree in post order over 16 KiB groups, without a length;
+//!                                 absent for a blob of one group
+//! DIR/blobs/tmp/                  unfinished; emptied when the store is opened
+//! ```
+//!
+//! **Invariant.** A `.data` file has the hash that its name says when it appears: bytes go to
+//! `tmp`, are hashed, synced, and renamed. Received bytes are written even to `tmp` only after
+//! their group was verified ([`PartialBlob`]).
+//!
+//! Deliberately absent: the network, resuming a transfer, pins and quotas (the caller decides what
+//! to keep), and protection against a disk that changes bytes later: [`BlobStore::verify`] and
+//! every serving and copying operation finds that.
+//!
+//! # Sending and receiving over an async stream
+//!
+//! Both ends use `bao_tree::io::fsm`; the size travels before the encoding.
+//!
+//! ```
+//! use ayni_storage::blobs::{BLOCK_SIZE, BlobStore, PartialBlob, bao_hash};
+//! use bao_tree::io::BaoContentItem;
+//! use bao_tree::io::fsm::{ResponseDecoder, ResponseDecoderNext, encode_ranges_validated};
+//! use bao_tree::{BaoTree, ChunkRanges};
+//! use iroh_io::{TokioStreamReader, TokioStreamWriter};
+//! use protocol::ids::ContentHash;
+//! use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+//!
+//! async fn send<W: AsyncWrite + Unpin>(
+//!     store: &BlobStore,
+//!     hash: ContentHash,
+//!     mut stream: W,
+//! ) -> anyhow::Result<()> {
+//!     let blob = store.open_for_serving(&hash)?;
+//!     stream.write_u64_le(blob.size()).await?;
+//!     let ranges = ChunkRanges::all();
+//!     let writer = TokioStreamWriter(&mut stream);
+//!     encode_ranges_validated(blob.data(), blob.outboard(), &ranges, writer).await?;
+//!     stream.shutdown().await?;
+//!     Ok(())
+//! }
+//!
+//! async fn receive<R: AsyncRead + Unpin>(
+//!     store: &BlobStore,
+//!     hash: ContentHash,
+//!     max_size: u64,
+//!     mut stream: R,
+//! ) -> anyhow::Result<u64> {
+//!     let size = stream.read_u64_le().await?;
+//!     // Refuses a size over the limit before anything is read.
+//!     let mut partial = store.create_partial(hash, size, max_size)?;
+//!     let tree = BaoTree::new(size, BLOCK_SIZE);
+//!     let reader = TokioStreamReader::new(stream);
+//!     let mut decoder =
+//!         ResponseDecoder::new(bao_hash(&hash), ChunkRanges::all(), tree, reader);
+//!     // An error ends it: the partial blob is dropped, its file removed, the sender penalised.
+//!     while let ResponseDecoderNext::More((next, item)) = decoder.next().await {
+//!         if let BaoContentItem::Leaf(leaf) = item? {
+//!             partial.write_verified(leaf.offset, &leaf.data)?;
+//!         }
+//!         decoder = next;
+//!     }
+//!     Ok(partial.finish()?)
+//! }
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! # let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
+//! # let (from, to) = (BlobStore::open(a.path())?, BlobStore::open(b.path())?);
+//! # let hash = from.put_bytes(&vec![7; 100_000])?;
+//! # runtime.block_on(async {
+//! #     let (ours, theirs) = tokio::io::duplex(4096);
+//! #     let (sent, received) =
+//! #         tokio::join!(send(&from, hash, ours), receive(&to, hash, 1 << 20, theirs));
+//! #     sent?;
+//! #     anyhow::ensure!(received? == 100_000);
+//! #     anyhow::Ok(())
+//! # })?;
+//! # assert!(to.contains(&hash));
+//! # anyhow::Ok(())
+//! ```
+//!
+//! For a part, both sides name the same `ChunkRanges` (`bao_tree::io::round_up_to_chunks`).
+
+mod file;
+mod outboard;
+mod partial;
+mod serve;
+mod store;
+
+use bao_tree::BlockSize;
+use protocol::ids::ContentHash;
+use protocol::limits;
+
+pub use file::BlobFile;
+pub use partial::PartialBlob;
+pub use serve::ServedBlob;
+pub use store::{BlobError, BlobStore, Verification};
+
+/// Bytes that are verified together: 16 KiB. Both ends of a transfer must agree on it.
+pub const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(limits::CHUNK_GROUP_LOG);
+
+/// A content hash as bao-tree spells it.
+pub const fn bao_hash(hash: &ContentHash) -> bao_tree::blake3::Hash {
+    bao_tree::blake3::Hash::from_bytes(*hash.as_bytes())
+}
