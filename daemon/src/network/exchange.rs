@@ -1,0 +1,244 @@
+//! The swarm task's part that handles gossip, sync and metadata messages.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use libp2p::request_response::{self, OutboundFailure};
+use libp2p::{PeerId, gossipsub};
+
+use super::behaviour::topic;
+use super::events::{
+    EngineEvent, GossipId, GossipMessage, MetaRequestId, NetworkEvent, RequestFailure,
+    SyncRequestId,
+};
+use super::handle::{Counters, RequestError};
+use super::limiter::Rationed;
+use super::score::Severity;
+use super::swarm::{MetaWaiter, Task};
+use super::wire::{MetaRequest, MetaResponse, PEERS_PER_STATUS_MAX, PeerStatus, Topic};
+
+impl Task {
+    pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                if !self.deliver(propagation_source, GossipId(message_id.clone()), message) {
+                    self.swarm.behaviour_mut().gossip.report_message_validation_result(
+                        &message_id,
+                        &propagation_source,
+                        gossipsub::MessageAcceptance::Ignore,
+                    );
+                }
+            }
+            gossipsub::Event::Subscribed { peer_id, topic } => {
+                if let Some(kind) = self.kind_of(&topic)
+                    && let Some(peer) = self.peers.get_mut(&peer_id)
+                    && peer.topics.insert(kind)
+                {
+                    self.to_engine(EngineEvent::Subscribed(peer_id, kind));
+                }
+            }
+            gossipsub::Event::Unsubscribed { peer_id, topic } => {
+                if let Some(kind) = self.kind_of(&topic)
+                    && let Some(peer) = self.peers.get_mut(&peer_id)
+                {
+                    peer.topics.remove(&kind);
+                }
+            }
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
+                tracing::debug!(peer = %peer_id, "peer is slow to take gossip");
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands a message to its consumer; false when it was dropped.
+    fn deliver(&mut self, from: PeerId, id: GossipId, message: gossipsub::Message) -> bool {
+        Counters::add(&self.counters.gossip_received);
+        let (Some(kind), Some(source)) = (self.kind_of(&message.topic), message.source) else {
+            return false;
+        };
+        let bytes = message.data;
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if bytes.len() > kind.bytes_max() {
+            self.report(from, Severity::LowTolerance, "gossip above the topic's limit");
+            return false;
+        }
+        if !self.ration(from, Rationed::GossipMessages, 1.0)
+            || !self.ration(from, Rationed::GossipBytes, f64::from(length))
+        {
+            return false;
+        }
+        // At least one permit, so that empty messages count too.
+        let Ok(permit) = Arc::clone(&self.queued).try_acquire_many_owned(length.max(1)) else {
+            Counters::add(&self.counters.events_dropped);
+            return false;
+        };
+        let message = GossipMessage { topic: kind, from, source, id, bytes, _permit: permit };
+        if kind.is_engine() {
+            self.to_engine(EngineEvent::Gossip(message))
+        } else {
+            self.to_node(NetworkEvent::Transactions(message))
+        }
+    }
+
+    fn kind_of(&self, hash: &gossipsub::TopicHash) -> Option<Topic> {
+        Topic::ALL.into_iter().find(|kind| topic(&self.config.chain, *kind).hash() == *hash)
+    }
+
+    pub(super) fn on_sync(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
+        use request_response::{Event, Message};
+        match event {
+            Event::Message { peer, message, .. } => match message {
+                Message::Request { request_id, request, channel } => {
+                    if !self.ration(peer, Rationed::Sync, 1.0) {
+                        return;
+                    }
+                    let id = SyncRequestId(self.fresh_id());
+                    // Dropping the channel of what does not fit tells the peer.
+                    if self.sync_in.insert(id, (request_id, channel)).is_ok()
+                        && !self.to_engine(EngineEvent::SyncRequest { id, peer, bytes: request })
+                    {
+                        self.sync_in.remove(&id);
+                    }
+                }
+                Message::Response { request_id, response } => {
+                    if let Some(id) = self.sync_out.remove(&request_id) {
+                        self.to_engine(EngineEvent::SyncResponse { id, peer, bytes: response });
+                    }
+                }
+            },
+            Event::OutboundFailure { peer, request_id, error, .. } => {
+                self.penalize(peer, &error);
+                if let Some(id) = self.sync_out.remove(&request_id) {
+                    let reason = failure(&error);
+                    self.to_engine(EngineEvent::SyncFailed { id, peer, reason });
+                }
+            }
+            Event::InboundFailure { peer, request_id, .. } => {
+                let found = self.sync_in.remove_by(|(known, _)| *known == request_id);
+                if let Some((id, _)) = found {
+                    self.to_engine(EngineEvent::SyncInboundFailed { id, peer });
+                }
+            }
+            Event::ResponseSent { .. } => {}
+        }
+    }
+
+    pub(super) fn on_meta(&mut self, event: request_response::Event<MetaRequest, MetaResponse>) {
+        use request_response::{Event, Message};
+        match event {
+            Event::Message { peer, message, .. } => match message {
+                Message::Request { request_id, request, channel } => {
+                    if self.ration(peer, Rationed::Meta, 1.0) {
+                        self.on_meta_request(peer, request_id, request, channel);
+                    }
+                }
+                Message::Response { request_id, response } => {
+                    if let Some(waiter) = self.meta_out.remove(&request_id) {
+                        self.on_meta_response(peer, waiter, response);
+                    }
+                }
+            },
+            Event::OutboundFailure { peer, request_id, error, .. } => {
+                self.penalize(peer, &error);
+                if let Some(MetaWaiter::Handle(_, reply)) = self.meta_out.remove(&request_id) {
+                    let _ = reply.send(Err(RequestError::Failed(failure(&error))));
+                }
+            }
+            Event::InboundFailure { request_id, .. } => {
+                self.meta_in.remove_by(|(known, _)| *known == request_id);
+            }
+            Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn on_meta_request(
+        &mut self,
+        peer: PeerId,
+        request_id: request_response::InboundRequestId,
+        request: MetaRequest,
+        channel: request_response::ResponseChannel<MetaResponse>,
+    ) {
+        let answer = match request {
+            MetaRequest::Genesis => MetaResponse::Genesis(self.local.genesis.clone()),
+            MetaRequest::Status => {
+                let connected: BTreeSet<PeerId> = self.peers.keys().copied().collect();
+                MetaResponse::Status(PeerStatus {
+                    chain: self.config.chain,
+                    tip: self.local.tip,
+                    peers: self.book.share(&connected, &peer, PEERS_PER_STATUS_MAX),
+                })
+            }
+            MetaRequest::HasBlobs(hashes) => {
+                let id = MetaRequestId(self.fresh_id());
+                if self.meta_in.insert(id, (request_id, channel)).is_ok()
+                    && !self.to_node(NetworkEvent::HasBlobs { id, peer, hashes })
+                {
+                    self.meta_in.remove(&id);
+                }
+                return;
+            }
+        };
+        let _ = self.swarm.behaviour_mut().meta.send_response(channel, answer);
+    }
+
+    fn on_meta_response(&mut self, peer: PeerId, waiter: MetaWaiter, response: MetaResponse) {
+        match waiter {
+            MetaWaiter::Handle(request, reply) => {
+                let fits = response.answers(&request);
+                if !fits {
+                    self.report(peer, Severity::LowTolerance, "answer does not fit the question");
+                }
+                let refused = matches!(response, MetaResponse::Refused);
+                let _ = reply.send(if fits && !refused {
+                    Ok(response)
+                } else {
+                    Err(RequestError::BadAnswer)
+                });
+            }
+            MetaWaiter::Status => {
+                if !response.answers(&MetaRequest::Status) {
+                    self.report(peer, Severity::LowTolerance, "answer does not fit the question");
+                    return;
+                }
+                let MetaResponse::Status(status) = response else { return };
+                if status.chain != self.config.chain {
+                    let _ = self.swarm.disconnect_peer_id(peer);
+                    return;
+                }
+                for address in &status.peers {
+                    self.book.learn_text(address);
+                }
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.status = Some(status.clone());
+                }
+                self.to_node(NetworkEvent::Status { peer, status });
+            }
+        }
+    }
+
+    /// A malformed answer is a fault; an unreachable peer is only slow.
+    fn penalize(&mut self, peer: PeerId, error: &OutboundFailure) {
+        match error {
+            OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.report(peer, Severity::LowTolerance, "malformed answer");
+            }
+            OutboundFailure::Timeout | OutboundFailure::Io(_) => {
+                self.report(peer, Severity::HighTolerance, "no answer");
+            }
+            OutboundFailure::DialFailure
+            | OutboundFailure::ConnectionClosed
+            | OutboundFailure::UnsupportedProtocols => {}
+        }
+    }
+}
+
+fn failure(error: &OutboundFailure) -> RequestFailure {
+    match error {
+        OutboundFailure::DialFailure => RequestFailure::Dial,
+        OutboundFailure::Timeout => RequestFailure::Timeout,
+        OutboundFailure::ConnectionClosed => RequestFailure::Closed,
+        OutboundFailure::UnsupportedProtocols => RequestFailure::Unsupported,
+        OutboundFailure::Io(_) => RequestFailure::Io,
+    }
+}

@@ -1,0 +1,502 @@
+//! The task that owns the swarm.
+//!
+//! It turns swarm events into consumer events and commands into swarm calls, and applies the
+//! pure policies: scores, token buckets, the address book. It never waits for a consumer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::identity::Keypair;
+use libp2p::request_response::{self, ResponseChannel};
+use libp2p::swarm::SwarmEvent;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, gossipsub, identify, noise, tcp, yamux};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::behaviour::{Behaviour, BehaviourEvent, protocol_version, topic};
+use super::events::{
+    EngineEvent, MetaRequestId, NetworkEvent, PeerInfo, RequestFailure, SyncRequestId,
+};
+use super::handle::{Command, Counters, LocalInfo, NetworkHandle, RequestError, Waiting};
+use super::limiter::{Limiter, Rationed};
+use super::peers::{PeerBook, peer_of};
+use super::score::{ScoreBook, Severity, Verdict};
+use super::wire::{MetaRequest, MetaResponse, PeerStatus, Topic};
+use super::{NetworkConfig, StartError};
+
+/// Bytes of gossip that may wait for their consumer.
+const QUEUED_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Requests of peers that may wait for an answer.
+const INBOUND_MAX: usize = 512;
+/// Requests of ours that may wait for an answer.
+const OUTBOUND_MAX: usize = 512;
+/// How often dials, bans and statuses are looked after.
+const TICK: Duration = Duration::from_millis(500);
+/// How often each peer is asked for its status.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+type MetaReply = oneshot::Sender<Result<MetaResponse, RequestError>>;
+
+/// Who waits for the answer to a metadata request of ours.
+pub(super) enum MetaWaiter {
+    Handle(MetaRequest, MetaReply),
+    Status,
+}
+
+pub(super) struct Peer {
+    pub(super) address: Multiaddr,
+    pub(super) outbound: bool,
+    pub(super) since: Duration,
+    pub(super) agent: String,
+    pub(super) listening: Vec<Multiaddr>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) status: Option<PeerStatus>,
+    pub(super) identified: bool,
+    pub(super) asked: Duration,
+    pub(super) topics: BTreeSet<Topic>,
+}
+
+pub(super) struct Task {
+    pub(super) config: NetworkConfig,
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) started: Instant,
+    pub(super) counters: Arc<Counters>,
+    pub(super) queued: Arc<Semaphore>,
+    pub(super) engine: Option<mpsc::Sender<EngineEvent>>,
+    pub(super) node: Option<mpsc::Sender<NetworkEvent>>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) book: PeerBook,
+    pub(super) scores: ScoreBook<PeerId>,
+    pub(super) limiter: Limiter<PeerId>,
+    pub(super) local: LocalInfo,
+    pub(super) next_id: u64,
+    pub(super) sync_in: Waiting<
+        SyncRequestId,
+        (request_response::InboundRequestId, ResponseChannel<Vec<u8>>),
+    >,
+    pub(super) sync_out: Waiting<request_response::OutboundRequestId, SyncRequestId>,
+    pub(super) meta_in: Waiting<
+        MetaRequestId,
+        (request_response::InboundRequestId, ResponseChannel<MetaResponse>),
+    >,
+    pub(super) meta_out: Waiting<request_response::OutboundRequestId, MetaWaiter>,
+}
+
+pub(super) fn start(
+    config: NetworkConfig,
+    key: Keypair,
+    tracker: &TaskTracker,
+    token: CancellationToken,
+) -> Result<NetworkHandle, StartError> {
+    let behaviour = Behaviour::new(&config, &key)?;
+    let mut swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(|error| StartError::Transport(error.to_string()))?
+        .with_quic()
+        .with_behaviour(|_| behaviour)
+        .map_err(|error| StartError::Transport(error.to_string()))?
+        .with_swarm_config(|swarm| {
+            swarm
+                .with_idle_connection_timeout(Duration::from_secs(120))
+                .with_max_negotiating_inbound_streams(64)
+        })
+        .build();
+    for address in &config.listen {
+        swarm.listen_on(address.clone()).map_err(|error| StartError::Listen {
+            address: address.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    let local = *swarm.local_peer_id();
+    let counters = Arc::new(Counters::default());
+    let (commands, receiver) = mpsc::channel(1_024);
+    let handle = NetworkHandle {
+        local,
+        commands,
+        streams: swarm.behaviour().streams.new_control(),
+        counters: Arc::clone(&counters),
+        next_sync_id: Arc::new(AtomicU64::new(0)),
+    };
+    let task = Task {
+        book: PeerBook::new(local, config.bootstrap.clone()),
+        config,
+        swarm,
+        started: Instant::now(),
+        counters,
+        queued: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
+        engine: None,
+        node: None,
+        peers: BTreeMap::new(),
+        scores: ScoreBook::default(),
+        limiter: Limiter::default(),
+        local: LocalInfo::default(),
+        next_id: 0,
+        sync_in: Waiting::new(INBOUND_MAX),
+        sync_out: Waiting::new(OUTBOUND_MAX),
+        meta_in: Waiting::new(INBOUND_MAX),
+        meta_out: Waiting::new(OUTBOUND_MAX),
+    };
+    tracker.spawn(task.run(receiver, token));
+    Ok(handle)
+}
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, token: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = token.cancelled() => break,
+                _ = tick.tick() => self.on_tick(),
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+            }
+        }
+        tracing::debug!("network stopped");
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    pub(super) fn to_engine(&mut self, event: EngineEvent) -> bool {
+        offer(&mut self.engine, event, &self.counters)
+    }
+
+    pub(super) fn to_node(&mut self, event: NetworkEvent) -> bool {
+        offer(&mut self.node, event, &self.counters)
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now();
+        for peer in self.scores.expire(now) {
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        }
+        let connected: BTreeSet<PeerId> = self.peers.keys().copied().collect();
+        for dial in self.book.due(now, &connected, self.config.peers_target) {
+            if dial.peer.is_some_and(|peer| !self.scores.admits(now, &peer)) {
+                continue;
+            }
+            let options = match (dial.peer, dial.addresses.first()) {
+                (Some(peer), _) => DialOpts::peer_id(peer).addresses(dial.addresses).build(),
+                (None, Some(address)) => DialOpts::from(address.clone()),
+                (None, None) => continue,
+            };
+            if let Err(error) = self.swarm.dial(options) {
+                tracing::debug!(%error, "dial refused");
+            }
+        }
+        let due: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.identified && now >= peer.asked + STATUS_INTERVAL)
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in due {
+            self.ask_status(peer);
+        }
+    }
+
+    fn ask_status(&mut self, peer: PeerId) {
+        let now = self.now();
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.asked = now;
+        }
+        let id = self.swarm.behaviour_mut().meta.send_request(&peer, MetaRequest::Status);
+        // Without room the answer is passed over; the next interval asks again.
+        let _ = self.meta_out.insert(id, MetaWaiter::Status);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Publish(kind, bytes) => self.publish(kind, bytes),
+            Command::Validate(id, from, acceptance) => {
+                self.swarm.behaviour_mut().gossip.report_message_validation_result(
+                    &id.0,
+                    &from,
+                    acceptance.into(),
+                );
+                if acceptance == super::Acceptance::Reject {
+                    Counters::add(&self.counters.gossip_rejected);
+                    self.report(from, Severity::LowTolerance, "invalid gossip");
+                }
+            }
+            Command::SyncRequest(id, peer, bytes) => {
+                let request = self.swarm.behaviour_mut().sync.send_request(&peer, bytes);
+                if self.sync_out.insert(request, id).is_err() {
+                    let reason = RequestFailure::Closed;
+                    self.to_engine(EngineEvent::SyncFailed { id, peer, reason });
+                }
+            }
+            Command::SyncRespond(id, bytes) => {
+                // Dropping the channel tells the peer that there will be no answer.
+                if let (Some((_, channel)), Some(bytes)) = (self.sync_in.remove(&id), bytes) {
+                    let _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
+                }
+            }
+            Command::MetaRequest(peer, request, reply) => {
+                let id = self.swarm.behaviour_mut().meta.send_request(&peer, request.clone());
+                if let Err(MetaWaiter::Handle(_, reply)) =
+                    self.meta_out.insert(id, MetaWaiter::Handle(request, reply))
+                {
+                    let _ = reply.send(Err(RequestError::Failed(RequestFailure::Closed)));
+                }
+            }
+            Command::MetaRespond(id, response) => {
+                if let Some((_, channel)) = self.meta_in.remove(&id) {
+                    let _ = self.swarm.behaviour_mut().meta.send_response(channel, response);
+                }
+            }
+            Command::Dial(address, reply) => {
+                let _ = reply.send(self.dial(address));
+            }
+            Command::Peers(reply) => {
+                let _ = reply.send(self.peer_infos());
+            }
+            Command::Listeners(reply) => {
+                let local = *self.swarm.local_peer_id();
+                let listeners = self.swarm.listeners().cloned();
+                let _ =
+                    reply.send(listeners.filter_map(|address| address.with_p2p(local).ok()).collect());
+            }
+            Command::Report(peer, severity, reason) => self.report(peer, severity, reason),
+            Command::Disconnect(peer) => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Command::AdmitStream(peer, reply) => {
+                let _ = reply.send(self.ration(peer, Rationed::BlobStreams, 1.0));
+            }
+            Command::SubscribeEngine(sender) => self.subscribe_engine(sender),
+            Command::SubscribeNode(sender) => self.subscribe_node(sender),
+            Command::SetTip(tip) => self.local.tip = tip,
+            Command::SetGenesis(genesis) => self.local.genesis = Some(genesis),
+        }
+    }
+
+    fn publish(&mut self, kind: Topic, bytes: Vec<u8>) {
+        if bytes.len() > kind.bytes_max() {
+            tracing::error!(?kind, bytes = bytes.len(), "refusing to publish above the limit");
+            return;
+        }
+        let topic = topic(&self.config.chain, kind);
+        match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
+            Ok(_) | Err(gossipsub::PublishError::Duplicate) => {}
+            Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {
+                Counters::add(&self.counters.gossip_unheard);
+            }
+            Err(error) => tracing::warn!(?kind, %error, "gossip was not published"),
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr) -> Result<(), RequestError> {
+        if let Some(peer) = peer_of(&address)
+            && !self.scores.admits(self.now(), &peer)
+        {
+            return Err(RequestError::Dial(format!("{peer} has misbehaved")));
+        }
+        self.swarm.dial(address).map_err(|error| RequestError::Dial(error.to_string()))
+    }
+
+    fn peer_infos(&self) -> Vec<PeerInfo> {
+        let now = self.now();
+        let infos = self.peers.iter().map(|(id, peer)| PeerInfo {
+            peer: *id,
+            address: peer.address.clone(),
+            listening: peer.listening.clone(),
+            agent: peer.agent.clone(),
+            score: self.scores.score(now, id),
+            connected_for: now.saturating_sub(peer.since),
+            rtt: peer.rtt,
+            outbound: peer.outbound,
+            status: peer.status.clone(),
+        });
+        infos.collect()
+    }
+
+    fn subscribe_engine(&mut self, sender: mpsc::Sender<EngineEvent>) {
+        self.engine = Some(sender);
+        let listeners: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        for address in listeners {
+            self.to_engine(EngineEvent::Listening(address));
+        }
+        let peers: Vec<(PeerId, Vec<Topic>)> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.topics.iter().copied().collect()))
+            .collect();
+        for (peer, topics) in peers {
+            self.to_engine(EngineEvent::Connected(peer));
+            for kind in topics {
+                self.to_engine(EngineEvent::Subscribed(peer, kind));
+            }
+        }
+    }
+
+    fn subscribe_node(&mut self, sender: mpsc::Sender<NetworkEvent>) {
+        self.node = Some(sender);
+        let listeners: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        for address in listeners {
+            self.to_node(NetworkEvent::Listening(address));
+        }
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.to_node(NetworkEvent::Connected(peer));
+        }
+    }
+
+    /// Takes from the peer's bucket; an empty bucket costs the peer score.
+    pub(super) fn ration(&mut self, peer: PeerId, what: Rationed, amount: f64) -> bool {
+        let now = self.now();
+        if self.limiter.take(now, peer, what, amount) {
+            return true;
+        }
+        Counters::add(&self.counters.rate_limited);
+        self.report(peer, Severity::HighTolerance, "rate exceeded");
+        false
+    }
+
+    pub(super) fn report(&mut self, peer: PeerId, severity: Severity, reason: &'static str) {
+        let now = self.now();
+        Counters::add(&self.counters.faults);
+        let verdict = self.scores.report(now, peer, severity);
+        let score = self.scores.score(now, &peer);
+        tracing::debug!(%peer, ?severity, reason, score, "peer fault");
+        self.swarm.behaviour_mut().gossip.set_application_score(&peer, score);
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Disconnect => {
+                tracing::info!(%peer, reason, score, "disconnecting peer");
+                Counters::add(&self.counters.disconnected);
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Verdict::Ban => {
+                tracing::warn!(%peer, reason, score, "banning peer");
+                Counters::add(&self.counters.banned);
+                self.swarm.behaviour_mut().blocked.block_peer(peer);
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+        }
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(%address, "listening");
+                self.to_engine(EngineEvent::Listening(address.clone()));
+                self.to_node(NetworkEvent::Listening(address));
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
+                self.on_connected(peer_id, &endpoint, num_established.get());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.peers.remove(&peer_id);
+                self.limiter.remove(&peer_id);
+                self.to_engine(EngineEvent::Disconnected(peer_id));
+                self.to_node(NetworkEvent::Disconnected(peer_id));
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                tracing::debug!(?peer_id, %error, "dial failed");
+            }
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, endpoint: &ConnectedPoint, connections: u32) {
+        let now = self.now();
+        if !self.scores.admits(now, &peer) {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let outbound = endpoint.is_dialer();
+        let address = endpoint.get_remote_address().clone();
+        self.book.connected(peer, outbound.then_some(&address));
+        if connections > 1 {
+            return;
+        }
+        self.peers.insert(
+            peer,
+            Peer {
+                address,
+                outbound,
+                since: now,
+                agent: String::new(),
+                listening: Vec::new(),
+                rtt: None,
+                status: None,
+                identified: false,
+                asked: now,
+                topics: BTreeSet::new(),
+            },
+        );
+        self.to_engine(EngineEvent::Connected(peer));
+        self.to_node(NetworkEvent::Connected(peer));
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(event) => self.on_gossip(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, info);
+            }
+            BehaviourEvent::Ping(event) => {
+                if let (Some(peer), Ok(rtt)) = (self.peers.get_mut(&event.peer), event.result) {
+                    peer.rtt = Some(rtt);
+                }
+            }
+            BehaviourEvent::Sync(event) => self.on_sync(event),
+            BehaviourEvent::Meta(event) => self.on_meta(event),
+            _ => {}
+        }
+    }
+
+    fn on_identified(&mut self, id: PeerId, info: identify::Info) {
+        if info.protocol_version != protocol_version(&self.config.chain) {
+            tracing::info!(peer = %id, "peer is on another chain");
+            let _ = self.swarm.disconnect_peer_id(id);
+            return;
+        }
+        let agent = info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect();
+        let mut listening = info.listen_addrs;
+        listening.truncate(16);
+        self.book.learn(id, listening.clone());
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.agent = agent;
+        peer.listening = listening;
+        if !std::mem::replace(&mut peer.identified, true) {
+            self.ask_status(id);
+        }
+    }
+}
+
+/// Puts an event into a consumer's queue; drops and counts it when the queue is full, and forgets
+/// a consumer that has gone.
+fn offer<E>(sender: &mut Option<mpsc::Sender<E>>, event: E, counters: &Counters) -> bool {
+    let Some(open) = sender else { return false };
+    match open.try_send(event) {
+        Ok(()) => true,
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            Counters::add(&counters.events_dropped);
+            false
+        }
+        Err(mpsc::error::TrySendError::Closed(_)) => {
+            *sender = None;
+            false
+        }
+    }
+}

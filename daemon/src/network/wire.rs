@@ -1,0 +1,177 @@
+//! What travels in the metadata protocol, and the names of topics and protocols.
+//!
+//! Topic names carry the chain id: nodes of two chains that meet do not hear one another.
+
+use protocol::amount::Height;
+use protocol::codec::Canonical;
+use protocol::ids::{ChainId, ContentHash};
+use protocol::limits;
+use serde::{Deserialize, Serialize};
+
+/// Addresses in one status answer.
+pub const PEERS_PER_STATUS_MAX: usize = 32;
+/// Hashes in one availability question.
+pub const HASHES_PER_REQUEST_MAX: usize = 256;
+/// Bytes of one textual address.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Bytes of a genesis document.
+pub const GENESIS_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one engine sync request.
+pub const SYNC_REQUEST_BYTES_MAX: usize = 64;
+/// Bytes of one engine sync response: a batch of five full blocks fits.
+pub const SYNC_RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Name of the engine's sync protocol.
+pub const SYNC_PROTOCOL: &str = "/ayni/sync/1";
+/// Name of the metadata protocol.
+pub const META_PROTOCOL: &str = "/ayni/meta/1";
+/// Name of the blob protocol, spoken over raw streams.
+pub const BLOB_PROTOCOL: &str = "/ayni/blob/1";
+
+/// A gossip topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// Votes and proposals.
+    Consensus,
+    /// Rebroadcast votes and certificates of rounds.
+    Liveness,
+    /// Block bodies offered for a round.
+    Parts,
+    /// Heights that a neighbour has; never forwarded.
+    Status,
+    /// Batches of transactions.
+    Transactions,
+}
+
+impl Topic {
+    /// Every topic.
+    pub const ALL: [Self; 5] =
+        [Self::Consensus, Self::Liveness, Self::Parts, Self::Status, Self::Transactions];
+
+    /// The topic's name on `chain`.
+    pub fn name(self, chain: &ChainId) -> String {
+        let kind = match self {
+            Self::Consensus => "consensus",
+            Self::Liveness => "liveness",
+            Self::Parts => "parts",
+            Self::Status => "status",
+            Self::Transactions => "transactions",
+        };
+        format!("/ayni/{chain}/{kind}/1")
+    }
+
+    /// Largest message in bytes.
+    pub const fn bytes_max(self) -> usize {
+        match self {
+            Self::Consensus | Self::Liveness | Self::Parts => limits::CONSENSUS_MESSAGE_BYTES_MAX,
+            Self::Status | Self::Transactions => limits::TRANSACTION_BATCH_BYTES_MAX,
+        }
+    }
+
+    /// Whether the consensus engine consumes the topic.
+    pub const fn is_engine(self) -> bool {
+        !matches!(self, Self::Transactions)
+    }
+}
+
+/// A question about metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaRequest {
+    /// The genesis document; the chain id is its hash, so the answer can be checked.
+    Genesis,
+    /// Which of these blobs are complete at the peer; at most [`HASHES_PER_REQUEST_MAX`].
+    HasBlobs(Vec<ContentHash>),
+    /// Where the peer stands and whom it knows.
+    Status,
+}
+
+impl Canonical for MetaRequest {
+    const BYTES_MAX: usize = 32 * HASHES_PER_REQUEST_MAX + 16;
+}
+
+/// An answer about metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaResponse {
+    /// Bytes of the genesis document; nothing when the peer has none yet.
+    Genesis(Option<Vec<u8>>),
+    /// One answer per hash asked for, in order.
+    HasBlobs(Vec<bool>),
+    /// The peer's status.
+    Status(PeerStatus),
+    /// The peer will not answer now.
+    Refused,
+}
+
+impl Canonical for MetaResponse {
+    const BYTES_MAX: usize = GENESIS_BYTES_MAX + 16;
+}
+
+/// Where a peer stands. Unverified: a hint for where to look, never a fact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Chain of the peer.
+    pub chain: ChainId,
+    /// Last height that the peer has decided.
+    pub tip: Height,
+    /// Addresses of other nodes, each ending in `/p2p/<peer>`; at most
+    /// [`PEERS_PER_STATUS_MAX`] of at most [`ADDRESS_BYTES_MAX`] bytes.
+    pub peers: Vec<String>,
+}
+
+impl MetaRequest {
+    /// Whether the counts inside are within their limits.
+    pub fn is_bounded(&self) -> bool {
+        match self {
+            Self::HasBlobs(hashes) => hashes.len() <= HASHES_PER_REQUEST_MAX,
+            Self::Genesis | Self::Status => true,
+        }
+    }
+}
+
+impl MetaResponse {
+    /// Whether the counts inside are within their limits and answer `request`.
+    pub fn answers(&self, request: &MetaRequest) -> bool {
+        match (request, self) {
+            (_, Self::Refused) => true,
+            (MetaRequest::Genesis, Self::Genesis(bytes)) => {
+                bytes.as_ref().is_none_or(|bytes| bytes.len() <= GENESIS_BYTES_MAX)
+            }
+            (MetaRequest::HasBlobs(asked), Self::HasBlobs(answers)) => {
+                asked.len() == answers.len()
+            }
+            (MetaRequest::Status, Self::Status(status)) => {
+                status.peers.len() <= PEERS_PER_STATUS_MAX
+                    && status.peers.iter().all(|peer| peer.len() <= ADDRESS_BYTES_MAX)
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::codec;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_checked_against_questions() {
+        let hashes = vec![ContentHash::of(b"a"), ContentHash::of(b"b")];
+        let request = MetaRequest::HasBlobs(hashes);
+        assert!(MetaResponse::HasBlobs(vec![true, false]).answers(&request));
+        assert!(!MetaResponse::HasBlobs(vec![true]).answers(&request));
+        assert!(!MetaResponse::Genesis(None).answers(&request));
+        let largest = MetaRequest::HasBlobs(vec![ContentHash::of(b"x"); HASHES_PER_REQUEST_MAX]);
+        assert!(codec::encode_checked(&largest).is_ok());
+        assert!(largest.is_bounded());
+    }
+
+    #[test]
+    fn topics_of_two_chains_differ() {
+        let one = ChainId::from_bytes([1; 32]);
+        let two = ChainId::from_bytes([2; 32]);
+        for topic in Topic::ALL {
+            assert_ne!(topic.name(&one), topic.name(&two));
+        }
+    }
+}
