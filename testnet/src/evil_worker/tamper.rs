@@ -1,0 +1,184 @@
+//! What the evil worker changes, as a function of the frames seen so far.
+//!
+//! In the poisoned round the training texts are replaced by copies with every byte `b` as
+//! `255 - b`: the delta is well-formed and teaches the opposite. From there to the next training
+//! for a round every evaluation makes all variants look a tenth worse than the untouched head.
+
+use protocol::codec;
+use protocol::worker::{FileName, WorkerOutcome, WorkerReply, WorkerRequest};
+
+/// Factor on the untouched head's losses that deltas are said to lead to, in percent.
+const LIE_PERCENT: u64 = 110;
+
+/// A poisoned copy to be made of a file in the job directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inversion {
+    /// The text.
+    pub from: FileName,
+    /// The copy.
+    pub to: FileName,
+}
+
+/// Counts rounds and changes frames. Frames that it cannot read pass as they are.
+#[derive(Clone, Debug)]
+pub struct Tamper {
+    poison_round: u32,
+    rounds_seen: u32,
+}
+
+impl Tamper {
+    /// `poison_round` counts trainings for a round from 1.
+    pub fn new(poison_round: u32) -> Self {
+        Self { poison_round, rounds_seen: 0 }
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.rounds_seen == self.poison_round
+    }
+
+    /// A frame on its way to the worker, and copies to make before it is passed on.
+    pub fn request(&mut self, frame: Vec<u8>) -> (Vec<u8>, Vec<Inversion>) {
+        let Ok(WorkerRequest::Train(mut job)) = codec::decode(&frame) else {
+            return (frame, Vec::new());
+        };
+        if job.delta.is_none() {
+            return (frame, Vec::new());
+        }
+        self.rounds_seen = self.rounds_seen.saturating_add(1);
+        if !self.is_poisoned() {
+            return (frame, Vec::new());
+        }
+        let mut inversions = Vec::new();
+        for (index, text) in job.texts.iter_mut().enumerate() {
+            let to = FileName::new(format!("inverted-{index}")).expect("a plain name");
+            let from = std::mem::replace(text, to.clone());
+            inversions.push(Inversion { from, to });
+        }
+        (codec::encode(&WorkerRequest::Train(job)), inversions)
+    }
+
+    /// A frame on its way to the daemon.
+    pub fn reply(&self, frame: Vec<u8>) -> Vec<u8> {
+        if !self.is_poisoned() {
+            return frame;
+        }
+        let Ok(WorkerReply::Done(WorkerOutcome::Evaluated { mut losses, faults })) =
+            codec::decode(&frame)
+        else {
+            return frame;
+        };
+        let Some((Some(base), variants)) = losses.split_first_mut() else { return frame };
+        for row in variants.iter_mut().flatten() {
+            *row = base.iter().map(|loss| loss.saturating_mul(LIE_PERCENT) / 100).collect();
+        }
+        codec::encode(&WorkerReply::Done(WorkerOutcome::Evaluated { losses, faults }))
+    }
+}
+
+/// Every byte `b` as `255 - b`.
+pub fn invert_bytes(text: &mut [u8]) {
+    for byte in text {
+        *byte = u8::MAX - *byte;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::model::{Architecture, ModelSpec, RoundParameters};
+    use protocol::worker::{DeltaOutputs, TrainJob};
+
+    use super::*;
+
+    fn name(name: &str) -> FileName {
+        FileName::new(name).expect("plain")
+    }
+
+    fn train(for_round: bool) -> Vec<u8> {
+        let spec = ModelSpec {
+            name: "m".into(),
+            architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+            seed: 1,
+            initial_checkpoint: Default::default(),
+            evaluation_suite: Default::default(),
+            evaluation_suite_bytes: 1_000,
+            licence: "MIT".into(),
+        };
+        let delta = DeltaOutputs {
+            payload: name("p"),
+            feedback_accepted: name("a"),
+            feedback_rejected: name("r"),
+        };
+        codec::encode(&WorkerRequest::Train(TrainJob {
+            spec,
+            parameters: RoundParameters::default(),
+            steps: 30,
+            seed: 1,
+            checkpoint: name("c"),
+            texts: vec![name("x.txt"), name("y.txt")],
+            feedback: None,
+            delta: for_round.then_some(delta),
+            checkpoint_out: None,
+        }))
+    }
+
+    fn evaluated(losses: Vec<Option<Vec<u64>>>) -> Vec<u8> {
+        let faults = vec![None];
+        codec::encode(&WorkerReply::Done(WorkerOutcome::Evaluated { losses, faults }))
+    }
+
+    #[test]
+    fn only_the_poisoned_round_trains_on_inverted_texts() {
+        let mut tamper = Tamper::new(2);
+        for (for_round, poisoned) in
+            [(true, false), (false, false), (true, true), (false, false), (true, false)]
+        {
+            let frame = train(for_round);
+            let (passed, inversions) = tamper.request(frame.clone());
+            assert_eq!(passed != frame, poisoned);
+            assert_eq!(inversions.len(), if poisoned { 2 } else { 0 });
+            if poisoned {
+                let Ok(WorkerRequest::Train(job)) = codec::decode(&passed) else { panic!("train") };
+                assert_eq!(job.texts, [name("inverted-0"), name("inverted-1")]);
+                assert_eq!(inversions[1].from, name("y.txt"));
+                assert_eq!(inversions[1].to, name("inverted-1"));
+            }
+        }
+    }
+
+    #[test]
+    fn reviews_lie_only_while_the_round_is_poisoned() {
+        let mut tamper = Tamper::new(2);
+        let honest = evaluated(vec![Some(vec![100, 200]), Some(vec![90, 180]), None]);
+        let lie = evaluated(vec![Some(vec![100, 200]), Some(vec![110, 220]), None]);
+        for expect in [&honest, &honest, &lie, &honest] {
+            assert_eq!(&tamper.reply(honest.clone()), expect);
+            tamper.request(train(true));
+        }
+    }
+
+    #[test]
+    fn everything_else_passes_unchanged() {
+        let mut tamper = Tamper::new(1);
+        tamper.request(train(true));
+        for frame in [
+            codec::encode(&WorkerRequest::Describe),
+            b"not a frame of ours".to_vec(),
+            Vec::new(),
+            evaluated(vec![Some(vec![5])]),
+            evaluated(vec![None, Some(vec![5])]),
+            evaluated(Vec::new()),
+        ] {
+            assert_eq!(tamper.reply(frame.clone()), frame);
+            assert_eq!(tamper.request(frame.clone()), (frame, Vec::new()));
+        }
+    }
+
+    #[test]
+    fn inversion_undoes_itself() {
+        let mut text = vec![0, 1, 32, 254, 255];
+        invert_bytes(&mut text);
+        assert_eq!(text, [255, 254, 223, 1, 0]);
+        invert_bytes(&mut text);
+        assert_eq!(text, [0, 1, 32, 254, 255]);
+    }
+}

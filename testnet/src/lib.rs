@@ -1,0 +1,19 @@
+//! Local networks, the demo, faults and verification: what doubts the rest of Ayni.
+//!
+//! This crate starts the programs (`aynid`, `ayni-worker`) as processes and watches them from
+//! outside. It fetches libtorch before anything that links it is built.
+//!
+//! Deliberately absent: any dependency on `ml`. This program must build and run on a machine
+//! that has no libtorch yet.
+#![expect(clippy::print_stdout, reason = "these are parts of a program that talks to people")]
+
+pub mod arguments;
+pub mod baseline;
+pub mod corpus;
+pub mod evil_worker;
+pub mod frames;
+pub mod progress;
+pub mod setup;
+pub mod verify;
+pub mod worker_client;
+pub mod workspace;
