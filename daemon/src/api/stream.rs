@@ -78,7 +78,7 @@ fn text_event(text: String) -> Vec<GenerateEvent> {
     if text.is_empty() { Vec::new() } else { vec![GenerateEvent::Text { text }] }
 }
 
-fn respond<T: Serialize>(
+fn respond<T: Serialize + Send + 'static>(
     events: impl Stream<Item = (&'static str, T)> + Send + 'static,
     shutdown: CancellationToken,
 ) -> Response {
