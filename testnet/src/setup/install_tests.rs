@@ -161,6 +161,17 @@ fn a_wrong_wheel_from_the_index_is_refused_and_the_rest_kept() {
 }
 
 #[test]
+fn a_failed_download_leaves_nothing_half_done() {
+    let (recipe, mut shelf, home) = world();
+    shelf.files.remove(0);
+    let message = format!("{:#}", install(&recipe, home.path(), &shelf).expect_err("missing"));
+    assert!(message.contains("not on the shelf"), "{message}");
+    let wheels = home.path().join("wheels");
+    assert_eq!(files_under(&wheels), [wheels.join("cudart-1.whl")]);
+    assert!(!wheels.join("incoming").exists());
+}
+
+#[test]
 fn an_interrupted_unpacking_is_begun_anew() {
     let (recipe, shelf, home) = world();
     let home = home.path();
