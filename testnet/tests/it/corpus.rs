@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use ayni_testnet::baseline::Counts;
 use ayni_testnet::corpus::{Corpus, Options, from_crates, from_folder};
 use ayni_testnet::workspace::Workspace;
 
@@ -39,6 +40,18 @@ fn the_crates_give_every_node_its_own_text_and_a_suite() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a crate is at one node");
     assert!(names.len() > 40, "many crates");
     assert!(names.iter().all(|name| !name.ends_with("-sys.txt") && !name.starts_with("ayni")));
+
+    // What the demo's model is compared with: every second window of 128 bytes.
+    let mut counts = Counts::default();
+    for folder in &one.nodes {
+        counts.add_folder(folder).unwrap();
+    }
+    let suite = fs::read(&one.suite).unwrap();
+    let windows: Vec<u64> = (0..(one.suite_bytes - 1) / 128).filter(|w| w % 2 == 1).collect();
+    let losses = counts.losses(&suite, 128, &windows).unwrap();
+    println!("{losses:?}");
+    assert!((3.2..3.8).contains(&losses.unigram), "{losses:?}");
+    assert!((2.4..3.0).contains(&losses.bigram), "{losses:?}");
 
     assert_eq!(content(&one), content(&corpus("again", 1)), "equal seeds, equal files");
     assert_ne!(content(&one), content(&corpus("two", 2)), "other seeds, other files");
