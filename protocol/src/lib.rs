@@ -19,6 +19,8 @@ pub mod codec;
 pub mod commitment;
 pub mod config;
 pub mod consensus;
+pub mod duties;
+pub mod gossip;
 pub mod home;
 pub mod host;
 pub mod ids;

@@ -97,9 +97,10 @@ pub fn gain(base: &[u64], variant: &[u64]) -> Option<Gain> {
 /// above minus the dead zone, a fault when even the upper bound is below minus the fault
 /// threshold, declined between.
 pub fn judge(gain: Gain, parameters: &RoundParameters) -> Review {
-    let verdict = if gain.lower_ppm() > -i64::from(parameters.dead_zone_ppm) {
+    let harm = |ppm: u32| 0_i64.saturating_sub(i64::from(ppm));
+    let verdict = if gain.lower_ppm() > harm(parameters.dead_zone_ppm) {
         Verdict::Accept
-    } else if gain.upper_ppm() < -i64::from(parameters.fault_ppm) {
+    } else if gain.upper_ppm() < harm(parameters.fault_ppm) {
         Verdict::Fault
     } else {
         Verdict::Decline

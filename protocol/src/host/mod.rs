@@ -1,25 +1,26 @@
 //! The host of the consensus engine, without I/O: builds values, checks values, decides.
 //!
 //! `daemon` maps the engine's messages to a [`Host`]; the simulator can run the same code. The
-//! host never touches a disk: it hands out what must be durable ([`ProposalBody`] before a vote,
-//! [`Decision`] before an acknowledgement) and is told when it is.
+//! host never touches a disk: it hands out what must be durable (a [`Decision`] before it is
+//! acknowledged) and is told when it is. Bodies that were offered and not yet decided are
+//! remembered by [`Proposals`].
 
 mod mempool;
+mod proposals;
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
 pub use mempool::{Mempool, MempoolError};
+pub use proposals::{Judged, Place, Proposals, open_body};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
-use crate::codec::{self, CodecError};
-use crate::consensus::{
-    BodyOffer, CertificateError, CommitCertificate, ProposalBody, ValidatorSet,
-};
+use crate::codec::CodecError;
+use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
-use crate::keys::{KeyError, Namespace, SecretKey};
+use crate::keys::SecretKey;
 use crate::ledger::genesis::{Genesis, GenesisError, RULES_VERSION};
 use crate::ledger::{self, AppliedBlock, BlockError, Rejection, next_beacon, state::State};
 use crate::limits;
@@ -45,9 +46,6 @@ pub enum Refused {
     /// Bytes that are no block.
     #[error("no block: {0}")]
     Codec(#[from] CodecError),
-    /// The body's signature is not the proposer's.
-    #[error("not signed by the proposer: {0}")]
-    Proposer(#[from] KeyError),
     /// A header field is wrong.
     #[error("header: {0}")]
     Header(&'static str),
@@ -68,17 +66,10 @@ pub enum Refused {
         /// In progress.
         current: Height,
     },
-    /// Too many bodies for one (height, round), or too far ahead.
-    #[error("too many bodies for this round")]
-    TooMany,
 }
 
-/// A block that was checked against the tip, with what it changes.
-#[derive(Clone, Debug)]
-struct Candidate {
-    body: ProposalBody,
-    changes: StateChanges,
-}
+/// Checked blocks whose changes are remembered for one height; others are applied again.
+const CHECKED_MAX: usize = 8;
 
 /// What a decision makes durable: first the block, then the state.
 #[derive(Clone, Debug)]
@@ -106,7 +97,8 @@ pub struct Host {
     chain: ChainId,
     validators: ValidatorSet,
     tip: Tip,
-    candidates: BTreeMap<(u32, BlockHash), Candidate>,
+    /// Changes of blocks of the height in progress that were found good.
+    checked: BTreeMap<BlockHash, StateChanges>,
     evidence: Vec<Evidence>,
     /// Pending transactions.
     pub mempool: Mempool,
@@ -119,7 +111,7 @@ impl Host {
             chain: genesis.chain_id(),
             validators: genesis.validators()?,
             tip,
-            candidates: BTreeMap::new(),
+            checked: BTreeMap::new(),
             evidence: Vec::new(),
             mempool: Mempool::default(),
         })
@@ -160,56 +152,25 @@ impl Host {
         }
     }
 
-    /// The body that we offer for (height in progress, round); the same one when asked again.
+    /// A block for the height in progress, of what is pending.
     pub fn build(
         &mut self,
         state: &dyn StateReader,
-        round: u32,
         now: TimestampMs,
         key: &SecretKey,
-    ) -> Result<ProposalBody, Refused> {
-        let me = key.public().validator_id();
-        let own = self
-            .candidates
-            .range((round, BlockHash::default())..)
-            .take_while(|((r, _), _)| *r == round)
-            .find(|(_, c)| c.body.proposer == me);
-        if let Some((_, candidate)) = own {
-            return Ok(candidate.body.clone());
-        }
+    ) -> Result<Block, Refused> {
         let (block, applied, refused) = self.assemble(state, now, key)?;
         for hash in refused {
             self.mempool.remove(&hash);
         }
-        let offer = BodyOffer { height: block.header.height, round, block: block.header.hash() };
-        let body = ProposalBody {
-            offer,
-            proposer: me,
-            block: codec::encode_checked(&block)?,
-            signature: key.sign(Namespace::ProposalPart, &self.chain, &codec::encode(&offer)),
-        };
-        self.keep(body.clone(), applied);
-        Ok(body)
+        self.remember(block.header.hash(), applied);
+        Ok(block)
     }
 
-    /// A body of an earlier round, offered again by us for `round`.
-    pub fn reoffer(
-        &mut self,
-        round: u32,
-        block: BlockHash,
-        key: &SecretKey,
-    ) -> Option<ProposalBody> {
-        let candidate = self.candidates.values().find(|c| c.body.offer.block == block)?.clone();
-        let offer = BodyOffer { height: self.height(), round, block };
-        let body = ProposalBody {
-            offer,
-            proposer: key.public().validator_id(),
-            block: candidate.body.block,
-            signature: key.sign(Namespace::ProposalPart, &self.chain, &codec::encode(&offer)),
-        };
-        self.candidates
-            .insert((round, block), Candidate { body: body.clone(), changes: candidate.changes });
-        Some(body)
+    fn remember(&mut self, hash: BlockHash, applied: AppliedBlock) {
+        if self.checked.len() < CHECKED_MAX {
+            self.checked.insert(hash, applied.changes);
+        }
     }
 
     fn assemble(
@@ -234,7 +195,8 @@ impl Host {
             beacon_proof: Vec::new(),
             snapshot: None,
         };
-        let (transactions, evidence) = self.choose(state, &header, parent_certificate.as_ref())?;
+        let Choice { transactions, evidence, refused } =
+            self.choose(state, &header, parent_certificate.as_ref())?;
         let signed: Vec<_> = transactions.iter().map(|t| t.signed().clone()).collect();
         header.transactions = Block::contents_root(&signed, &evidence);
         let applied = ledger::apply_block(
@@ -280,7 +242,7 @@ impl Host {
             if size > budget {
                 continue;
             }
-            match ledger::try_transaction(&state, header, proposer, candidate) {
+            match ledger::try_transaction(&state, &self.chain, proposer, candidate) {
                 Ok(changes) => {
                     state.absorb(changes);
                     bytes = size;
@@ -294,80 +256,38 @@ impl Host {
         Ok(Choice { transactions: chosen, evidence, refused })
     }
 
-    /// Checks a body that was received or read back, and keeps it. The signature is checked
-    /// before anything is kept.
-    pub fn check_body(
-        &mut self,
-        state: &dyn StateReader,
-        body: ProposalBody,
-    ) -> Result<BlockHash, Refused> {
-        if body.offer.height != self.height() {
-            return Err(Refused::OtherHeight { got: body.offer.height, current: self.height() });
-        }
-        body.verify(&self.chain, &self.validators)?;
-        let (round, hash) = (body.offer.round, body.offer.block);
-        if self.candidates.contains_key(&(round, hash)) {
-            return Ok(hash);
-        }
-        let in_round = self
-            .candidates
-            .range((round, BlockHash::default())..)
-            .take_while(|((r, _), _)| *r == round)
-            .count();
-        if in_round >= limits::BODIES_PER_ROUND_MAX {
-            return Err(Refused::TooMany);
-        }
-        let block: Block = codec::decode(&body.block)?;
-        if block.header.hash() != hash {
-            return Err(Refused::Header("the body is not the offered block"));
-        }
-        let applied = self.check_block(state, block)?;
-        self.keep(body, applied);
-        Ok(hash)
-    }
-
-    /// Checks a block that was decided elsewhere (sync) or is replayed from the log; keeps it
-    /// for [`Host::decide`].
-    pub fn check_synced(
-        &mut self,
-        state: &dyn StateReader,
-        bytes: &[u8],
-    ) -> Result<BlockHash, Refused> {
-        let block: Block = codec::decode(bytes)?;
+    /// Checks a block against the tip and every rule. Whoever offers it may be another than its
+    /// proposer: a block is offered again in later rounds.
+    pub fn check(&mut self, state: &dyn StateReader, block: &Block) -> Result<(), Refused> {
         let hash = block.header.hash();
-        if block.header.height != self.height() {
-            return Err(Refused::OtherHeight { got: block.header.height, current: self.height() });
-        }
-        if !self.candidates.keys().any(|(_, known)| *known == hash) {
-            let body = ProposalBody {
-                offer: BodyOffer { height: block.header.height, round: u32::MAX, block: hash },
-                proposer: block.header.proposer,
-                block: bytes.to_vec(),
-                signature: crate::keys::Signature::from_bytes([0; 64]),
-            };
+        if !self.checked.contains_key(&hash) {
             let applied = self.check_block(state, block)?;
-            self.keep(body, applied);
+            self.remember(hash, applied);
         }
-        Ok(hash)
+        Ok(())
     }
 
-    fn check_block(&self, state: &dyn StateReader, block: Block) -> Result<AppliedBlock, Refused> {
+    fn check_block(&self, state: &dyn StateReader, block: &Block) -> Result<AppliedBlock, Refused> {
         let Block { header, transactions, parent_certificate, evidence } = block;
-        self.check_header(&header, parent_certificate.as_ref())?;
+        if header.height != self.height() {
+            return Err(Refused::OtherHeight { got: header.height, current: self.height() });
+        }
+        self.check_header(header, parent_certificate.as_ref())?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
         }
-        if header.transactions != Block::contents_root(&transactions, &evidence) {
+        if header.transactions != Block::contents_root(transactions, evidence) {
             return Err(Refused::Header("the transactions' root"));
         }
         let verified = transactions
-            .into_iter()
-            .map(|signed| match self.mempool.verified(&signed) {
+            .iter()
+            .map(|signed| match self.mempool.verified(signed) {
                 Some(known) => Ok(known.clone()),
-                None => signed.verify(&self.chain).map_err(|_| Refused::Transaction),
+                None => signed.clone().verify(&self.chain).map_err(|_| Refused::Transaction),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(ledger::apply_block(state, &header, &verified, &evidence, parent_certificate.as_ref())?)
+        let certificate = parent_certificate.as_ref();
+        Ok(ledger::apply_block(state, header, &verified, evidence, certificate)?)
     }
 
     fn check_header(
@@ -404,39 +324,27 @@ impl Host {
         }
     }
 
-    fn keep(&mut self, body: ProposalBody, applied: AppliedBlock) {
-        let key = (body.offer.round, body.offer.block);
-        self.candidates.insert(key, Candidate { body, changes: applied.changes });
-    }
-
-    /// Bodies kept for a round of the height in progress.
-    pub fn bodies(&self, round: u32) -> Vec<ProposalBody> {
-        self.candidates
-            .range((round, BlockHash::default())..)
-            .take_while(|((r, _), _)| *r == round)
-            .map(|(_, c)| c.body.clone())
-            .collect()
-    }
-
-    /// What has to become durable for a decided block; `None` if we do not have the body or the
-    /// certificate does not prove it.
-    pub fn decide(&self, certificate: CommitCertificate) -> Option<Decision> {
-        if certificate.height != self.height()
-            || certificate.verify(&self.chain, &self.validators).is_err()
-        {
-            return None;
+    /// What has to become durable for a decided block, whose certificate and rules are checked.
+    pub fn decide(
+        &mut self,
+        state: &dyn StateReader,
+        decided: DecidedBlock,
+        block: &Block,
+    ) -> Result<Decision, Refused> {
+        let certificate = &decided.certificate;
+        let hash = block.header.hash();
+        if certificate.height != self.height() {
+            return Err(Refused::OtherHeight { got: certificate.height, current: self.height() });
         }
-        let candidate = self
-            .candidates
-            .iter()
-            .find(|((_, hash), _)| *hash == certificate.block)
-            .map(|(_, c)| c)?;
-        Some(Decision {
-            height: certificate.height,
-            block: certificate.block,
-            changes: candidate.changes.clone(),
-            decided: DecidedBlock { block: candidate.body.block.clone(), certificate },
-        })
+        if certificate.block != hash {
+            return Err(Refused::Header("the certificate is of another block"));
+        }
+        certificate.verify(&self.chain, &self.validators)?;
+        let changes = match self.checked.get(&hash) {
+            Some(changes) => changes.clone(),
+            None => self.check_block(state, block)?.changes,
+        };
+        Ok(Decision { height: certificate.height, block: hash, changes, decided })
     }
 
     /// Moves on after a decision has become durable. `state` is the state after it.
@@ -448,7 +356,7 @@ impl Host {
             certificate: Some(decision.decided.certificate.clone()),
             state: root,
         };
-        self.candidates.clear();
+        self.checked.clear();
         self.mempool.retain_valid(&State::new(state));
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());

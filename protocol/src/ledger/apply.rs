@@ -131,7 +131,8 @@ pub fn apply_block(
     let proposer = proposer_account(&state, header);
     for transaction in transactions {
         let refused = |reason| BlockError::Transaction { hash: transaction.hash(), reason };
-        let changes = try_transaction(&state, header, proposer, transaction).map_err(refused)?;
+        let changes =
+            try_transaction(&state, &header.chain, proposer, transaction).map_err(refused)?;
         state.absorb(changes);
     }
     rounds::advance_all(&mut state).map_err(BlockError::End)?;
@@ -192,12 +193,12 @@ pub fn proposer_account(state: &State<'_>, header: &Header) -> Option<AccountId>
 /// Applies one transaction on top of `state`, giving its changes.
 pub fn try_transaction(
     state: &State<'_>,
-    header: &Header,
+    chain: &ChainId,
     proposer: Option<AccountId>,
     verified: &VerifiedTransaction,
 ) -> Result<StateChanges, Rejection> {
     let transaction = verified.transaction();
-    if transaction.chain != header.chain {
+    if transaction.chain != *chain {
         return Err(Rejection::ForeignChain);
     }
     let mut child = state.child();
@@ -208,7 +209,7 @@ pub fn try_transaction(
     let signer = authorize(&child, transaction)?;
     charge_fee(&mut child, transaction, &signer, verified.size(), proposer)?;
     child.bump_nonce(&transaction.account, &transaction.key);
-    dispatch(&mut child, &header.chain, transaction, &signer)?;
+    dispatch(&mut child, chain, transaction, &signer)?;
     Ok(child.into_changes())
 }
 

@@ -194,7 +194,7 @@ impl Genesis {
         chain.genesis = total;
         let validators = self.validators()?;
         chain.signed = validators.as_slice().iter().map(|v| (v.key, 0)).collect();
-        chain.signed.sort_by(|a, b| a.0.cmp(&b.0));
+        chain.signed.sort_by_key(|(key, _)| *key);
         state.put_chain(&chain);
         state.put_parameters(&self.parameters);
         state.put_validators(&validators);
