@@ -1,3 +1,4 @@
 //! Ayni daemon.
 pub mod api;
 pub mod network;
+pub mod worker;
