@@ -72,10 +72,10 @@ impl Probe {
         let directory = JobDirectory::open(scratch)?;
         let mut worker = Worker::new(directory, Settings { threads: 1 });
         let checkpoint_out = name("head-0")?;
-        worker.run(
-            WorkerRequest::Initialize { spec: spec.clone(), checkpoint_out },
-            &mut |_| Ok(()),
-        )?;
+        worker
+            .run(WorkerRequest::Initialize { spec: spec.clone(), checkpoint_out }, &mut |_| {
+                Ok(())
+            })?;
         let mut parameters = RoundParameters::default();
         for (variable, field) in [
             ("LR", &mut parameters.learning_rate_ppm),

@@ -69,8 +69,12 @@ impl JobError {
             return FailureKind::OutOfMemory;
         }
         match self {
-            Self::Request(_) | Self::Checkpoint { .. } | Self::Delta { .. } | Self::Merge(_)
-            | Self::Sample(_) | Self::Diverged(_) => FailureKind::BadInput,
+            Self::Request(_)
+            | Self::Checkpoint { .. }
+            | Self::Delta { .. }
+            | Self::Merge(_)
+            | Self::Sample(_)
+            | Self::Diverged(_) => FailureKind::BadInput,
             Self::File(error) if error.is_bad_input() => FailureKind::BadInput,
             Self::Unsupported => FailureKind::Unsupported,
             Self::File(_) | Self::Panicked(_) | Self::Disconnected(_) => FailureKind::Internal,

@@ -76,10 +76,8 @@ impl JobDirectory {
 
     /// Opens a regular file for reading and tells its length.
     pub fn file(&self, name: &FileName) -> Result<(File, u64), FileError> {
-        let open_error = |errno: Errno| FileError::Open {
-            name: name.as_str().to_owned(),
-            source: errno.into(),
-        };
+        let open_error =
+            |errno: Errno| FileError::Open { name: name.as_str().to_owned(), source: errno.into() };
         // NONBLOCK: opening a FIFO must not hang; it is refused just below.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.directory, name.as_str(), flags, Mode::empty())

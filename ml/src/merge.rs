@@ -147,9 +147,11 @@ impl<'a> Merger<'a> {
                     sums[index - start] += *factor * f64::from(value);
                 }
             }
-            merged.extend(block.iter().zip(sums).map(|(value, sum)| {
-                narrow(f64::from(*value) - self.alpha * sum / self.divisor)
-            }));
+            merged.extend(
+                block.iter().zip(sums).map(|(value, sum)| {
+                    narrow(f64::from(*value) - self.alpha * sum / self.divisor)
+                }),
+            );
         }
         merged
     }

@@ -32,7 +32,7 @@ mod tests {
         let root = merkle_root(&leaves);
         assert_eq!(
             root.to_string(),
-            "GOLDEN"
+            "759fdaba188bc75e115fe345da068d556715e52ae14e7751bf15c09bd27ee137"
         );
         let mut swapped = leaves.clone();
         swapped.swap(0, 1);

@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn seeded_and_refused() {
         let draw = |seed| {
-            let mut windows = Windows::new(vec![vec![7; 50], (0..90).collect()], 16, seed)
-                .expect("long enough");
+            let mut windows =
+                Windows::new(vec![vec![7; 50], (0..90).collect()], 16, seed).expect("long enough");
             (0..9).map(|_| windows.draw().to_vec()).collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));

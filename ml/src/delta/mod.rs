@@ -126,6 +126,5 @@ pub fn kept_of_chunk(len: usize, keep_per_chunk: u32) -> usize {
 /// Values kept of a whole tensor.
 pub fn kept_of_tensor(spec: &TensorSpec, keep_per_chunk: u32) -> usize {
     let whole = spec.len() / CHUNK;
-    whole * kept_of_chunk(CHUNK, keep_per_chunk)
-        + kept_of_chunk(spec.len() % CHUNK, keep_per_chunk)
+    whole * kept_of_chunk(CHUNK, keep_per_chunk) + kept_of_chunk(spec.len() % CHUNK, keep_per_chunk)
 }

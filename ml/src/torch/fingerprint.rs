@@ -29,11 +29,9 @@ pub fn fingerprint() -> Result<ContentHash, JobError> {
     let parameters = RoundParameters { batch: 8, ..RoundParameters::default() };
     let context = crate::tensors::index(CONTEXT);
     // Bytes of every value, in an order without pattern.
-    let text: Vec<u8> =
-        (0u8..64).flat_map(|i| *ContentHash::of(&[i]).as_bytes()).collect();
+    let text: Vec<u8> = (0u8..64).flat_map(|i| *ContentHash::of(&[i]).as_bytes()).collect();
     let mut windows = Windows::new(vec![text], context, 1)?;
     let model = Gpt::new(&spec, &initial_checkpoint(&spec), true)?;
-    let outcome =
-        train::steps(&model, &mut windows, context, &parameters, STEPS, &mut |_| Ok(()))?;
+    let outcome = train::steps(&model, &mut windows, context, &parameters, STEPS, &mut |_| Ok(()))?;
     Ok(outcome.step_states)
 }

@@ -80,9 +80,8 @@ fn next_byte(
         if !weights.iter().all(|logit| logit.is_finite()) {
             return Err(JobError::Diverged("the model's output is not finite"));
         }
-        let best = weights.iter().enumerate().max_by(|(i, x), (j, y)| {
-            x.total_cmp(y).then(j.cmp(i))
-        });
+        let best =
+            weights.iter().enumerate().max_by(|(i, x), (j, y)| x.total_cmp(y).then(j.cmp(i)));
         return Ok(symbol(best.map_or(0, |(index, _)| index)));
     }
     let scaled = logits.f_div_scalar(ratio(temperature_ppm))?;

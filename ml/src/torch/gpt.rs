@@ -146,7 +146,10 @@ impl Gpt {
     pub fn logits(&self, input: &Tensor) -> Result<Tensor, TchError> {
         let (batch, length) = input.size2()?;
         if length > self.context {
-            return Err(TchError::Shape(format!("{length} bytes in a context of {}", self.context)));
+            return Err(TchError::Shape(format!(
+                "{length} bytes in a context of {}",
+                self.context
+            )));
         }
         let positions = self.embed_position.f_narrow(0, 0, length)?;
         let tokens = Tensor::f_embedding(&self.embed_token, input, -1, false, false)?;
@@ -234,7 +237,7 @@ pub fn dimension(value: usize) -> i64 {
 
 /// Windows of equal length, one after the other, as `[count, length]` of i64.
 pub fn windows_tensor(bytes: &[u8], length: usize) -> Result<Tensor, TchError> {
-    if length == 0 || bytes.len() % length != 0 {
+    if length == 0 || !bytes.len().is_multiple_of(length) {
         return Err(TchError::Shape(format!("{} bytes in windows of {length}", bytes.len())));
     }
     let rows = dimension(bytes.len() / length);
