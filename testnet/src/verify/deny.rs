@@ -25,7 +25,11 @@ pub(super) fn line() -> String {
 /// Finds or installs it, and runs it.
 pub(super) fn run(workspace: &Workspace) -> Result<()> {
     let program = find_or_install(workspace)?;
-    // cargo-deny reads the dependency graph with the cargo that it finds.
+    // Offline, cargo-deny needs every crate of the graph, other platforms' included.
+    let fetched = workspace.cargo().args(["fetch", "--locked"]).status();
+    if !fetched.context("cargo could not be started")?.success() {
+        bail!("the dependencies could not be fetched: check the connection and run this again");
+    }
     let status = Command::new(&program)
         .args(ARGUMENTS)
         .current_dir(workspace.root())
