@@ -69,6 +69,7 @@ impl JobError {
             return FailureKind::OutOfMemory;
         }
         match self {
+            Self::Merge(MergeError::Float(_)) => FailureKind::Internal,
             Self::Request(_)
             | Self::Checkpoint { .. }
             | Self::Delta { .. }

@@ -52,7 +52,7 @@ impl Worker {
         Self { directory, settings, fingerprint: None }
     }
 
-    /// Answers requests until the input ends. Fails when the pipes do.
+    /// Answers requests until the input ends or the daemon is gone. Fails on a broken stream.
     pub fn serve(
         &mut self,
         input: &mut impl Read,
@@ -80,7 +80,10 @@ impl Worker {
             };
             let reply = match result {
                 Ok(outcome) => WorkerReply::Done(outcome),
-                Err(JobError::Disconnected(error)) => return Err(error.into()),
+                Err(JobError::Disconnected(error)) => {
+                    tracing::info!(%error, "the daemon is gone");
+                    return Ok(());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "job failed");
                     WorkerReply::Failed(error.to_failure())

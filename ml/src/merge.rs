@@ -13,7 +13,7 @@ use protocol::codec::{self, CodecError};
 use protocol::model::{OuterState, RoundParameters};
 use thiserror::Error;
 
-use crate::arithmetic::{narrow, ratio};
+use crate::arithmetic::{FloatError, check_floats, narrow, ratio};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::delta::{CHUNK, Delta};
 
@@ -23,6 +23,9 @@ pub enum MergeError {
     /// Not an encoded [`OuterState`].
     #[error("outer state: {0}")]
     Codec(#[from] CodecError),
+    /// This machine would merge otherwise than the others.
+    #[error(transparent)]
+    Float(#[from] FloatError),
     /// A state of another model, or a norm that is negative or not finite.
     #[error("the outer state does not belong to this model")]
     OuterState,
@@ -67,6 +70,8 @@ impl<'a> Merger<'a> {
         parameters: &RoundParameters,
         divisor: u32,
     ) -> Result<Self, MergeError> {
+        // Each time: a library on this thread may have changed the processor's mode meanwhile.
+        check_floats()?;
         if divisor == 0 {
             return Err(MergeError::Divisor);
         }

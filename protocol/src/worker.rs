@@ -161,8 +161,8 @@ pub struct MergeJob {
     pub checkpoint: FileName,
     /// The parent's outer state.
     pub outer_state: FileName,
-    /// Deltas in the round's order. Undecodable ones make the job fail: reviewers must not have
-    /// let them through.
+    /// Deltas in the round's order. An undecodable one counts for nothing at weight 0, as in
+    /// evaluation, and makes the job fail otherwise: reviewers must not have let it through.
     pub submitted: Vec<SubmittedDelta>,
     /// The divisor n.
     pub divisor: u32,

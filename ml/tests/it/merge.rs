@@ -4,7 +4,7 @@ use ayni_ml::checkpoint::Checkpoint;
 use ayni_ml::delta::Delta;
 use ayni_ml::merge::{MergeError, Merger, parse_outer_state};
 use protocol::codec;
-use protocol::model::{OuterState, RoundParameters};
+use protocol::model::OuterState;
 
 use crate::support::{generated, parameters, small_generated, tensor};
 
@@ -125,5 +125,4 @@ fn refusals() {
     }
     assert!(parse_outer_state(&[9, 9]).is_err());
     assert_eq!(parse_outer_state(&[0]), Ok(OuterState::default()));
-    let _ = RoundParameters::default();
 }

@@ -413,6 +413,20 @@ mod torch {
             evaluate(&mut worker, evaluate_job(&["delta-a"], vec![vec![], vec![FULL]]));
         assert_eq!(alone, losses[..2], "the broken ones changed nothing for the others");
 
+        // Levels near the largest f32: finite, decodable, and far too large to merge.
+        let mut huge = worker.get("delta-a");
+        for level in huge[12..12 + 16 * tensor_specs(&small_spec()).len()].as_chunks_mut().0 {
+            if f32::from_le_bytes(*level) != 0.0 {
+                *level = (f32::MAX / 2.0).to_le_bytes();
+            }
+        }
+        worker.put("huge", &huge);
+        let (losses, faults) =
+            evaluate(&mut worker, evaluate_job(&["huge"], vec![vec![], vec![FULL]]));
+        assert_eq!(faults, [None]);
+        assert_eq!(losses[0], alone[0]);
+        assert!(losses[1].iter().flatten().all(|loss| *loss == 1_000_000_000_000));
+
         let submitted = |weight_ppm| {
             let payload = file("broken");
             MergeJob { submitted: vec![SubmittedDelta { payload, weight_ppm }], ..empty_merge() }
