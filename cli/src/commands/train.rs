@@ -1,0 +1,259 @@
+//! `ayni train`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ayni_cli::amount::{AmountError, format_credits, parse_credits};
+use clap::{Args, Subcommand};
+use protocol::amount::Credits;
+use protocol::api::{
+    DutyStatus, ModelRef, NodeEvent, OpenRoundsRequest, Rounds, RoundsQuery, TrainJoinRequest,
+    TrainStatus,
+};
+use protocol::model::RoundParameters;
+
+use crate::context::Context;
+use crate::failure::{Failure, USAGE};
+use crate::output::{clean, pairs, table};
+use crate::{commands::status, text};
+
+/// What to do with training.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Open training rounds on a model
+    #[command(after_help = "Examples:\n  ayni train open tiny --rounds 10\n  \
+        ayni train open tiny --rounds 5 --escrow 250 --set inner_steps=50 --set batch=8\n\n\
+        Parameters that are not set have their defaults; --parameters reads a TOML file.")]
+    Open(OpenArguments),
+    /// Take part in this and later rounds of a model
+    #[command(after_help = "Example:\n  ayni train join tiny")]
+    Join {
+        /// Id or name
+        model: ModelRef,
+    },
+    /// Take part in no further rounds
+    Leave,
+    /// Show what this node is doing in training
+    Status,
+    /// List rounds of a model with their deltas
+    Rounds {
+        /// Id or name
+        model: ModelRef,
+        /// First round [default: the latest ones]
+        #[arg(long, value_name = "ROUND")]
+        from: Option<u32>,
+        /// How many
+        #[arg(long, default_value_t = RoundsQuery::LIMIT_DEFAULT)]
+        limit: u32,
+    },
+    /// Print what happens as it happens, until Ctrl-C
+    #[command(after_help = "Example:\n  ayni train watch --json | jq .event")]
+    Watch,
+}
+
+/// Rounds to open.
+#[derive(Debug, Args)]
+pub(crate) struct OpenArguments {
+    /// Id or name
+    model: ModelRef,
+    /// How many rounds
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Credits that you pay in, shared equally by the rounds
+    #[arg(long, default_value = "0", value_parser = parse_amount)]
+    escrow: Credits,
+    /// TOML file with round parameters
+    #[arg(long, value_name = "FILE")]
+    parameters: Option<PathBuf>,
+    /// One round parameter, for example inner_steps=50; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+fn parse_amount(text: &str) -> Result<Credits, AmountError> {
+    parse_credits(text)
+}
+
+/// Runs it.
+pub(crate) async fn run(context: &Context, command: TrainCommand) -> Result<(), Failure> {
+    match command {
+        TrainCommand::Open(arguments) => open(context, arguments).await,
+        TrainCommand::Join { model } => {
+            let status = context.client()?.train_join(&TrainJoinRequest { model }).await?;
+            context.output.show(&status, || describe(&status))
+        }
+        TrainCommand::Leave => {
+            let status = context.client()?.train_leave().await?;
+            context.output.show(&status, || describe(&status))
+        }
+        TrainCommand::Status => {
+            let status = context.client()?.train_status().await?;
+            context.output.show(&status, || describe(&status))
+        }
+        TrainCommand::Rounds { model, from, limit } => {
+            let query = RoundsQuery { model, from, limit: Some(limit) };
+            let rounds = context.client()?.rounds(&query).await?;
+            context.output.show(&rounds, || list(&rounds))
+        }
+        TrainCommand::Watch => watch(context).await,
+    }
+}
+
+async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure> {
+    let parameters = read_parameters(arguments.parameters.as_deref(), &arguments.set)?;
+    let request = OpenRoundsRequest {
+        model: arguments.model,
+        rounds: arguments.rounds,
+        parameters: Some(parameters),
+        escrow_micro: arguments.escrow,
+    };
+    let opened = context.client()?.open_rounds(&request).await?;
+    context.output.show(&opened, || {
+        let last = opened.first_round.saturating_add(opened.rounds).saturating_sub(1);
+        format!(
+            "Rounds {} to {last} of model {} are open (block {}).\n\
+             Next: ayni train join {}, then ayni train watch",
+            opened.first_round, opened.model, opened.receipt.height, request.model
+        )
+    })
+}
+
+/// The defaults, overlaid by the file, overlaid by `--set`; checked.
+fn read_parameters(file: Option<&Path>, set: &[String]) -> Result<RoundParameters, Failure> {
+    let refuse = |reason: String| {
+        Failure::new(USAGE, reason).with_hint("`ayni train open --help` shows how they are set")
+    };
+    let defaults = toml::Table::try_from(RoundParameters::default());
+    let mut table = defaults.map_err(|e| refuse(e.to_string()))?;
+    let mut overlay = |text: &str, source: &str| {
+        let given: toml::Table = toml::from_str(text)
+            .map_err(|e| refuse(format!("{source}: {}", e.to_string().trim_end())))?;
+        table.extend(given);
+        Ok::<_, Failure>(())
+    };
+    if let Some(path) = file {
+        let shown = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|e| refuse(format!("{shown}: {e}")))?;
+        overlay(&text, &shown)?;
+    }
+    for one in set {
+        overlay(one, "--set")?;
+    }
+    let parameters: RoundParameters =
+        table.try_into().map_err(|e| refuse(e.to_string().trim_end().to_owned()))?;
+    parameters.validate().map_err(|e| refuse(e.to_string()))?;
+    Ok(parameters)
+}
+
+fn describe(status: &TrainStatus) -> String {
+    let joined = match (status.auto_join, status.joined.is_empty()) {
+        (true, _) => "the rounds of every model".to_owned(),
+        (false, true) => "nothing; join with `ayni train join MODEL`".to_owned(),
+        (false, false) => {
+            status.joined.iter().map(|model| model.short()).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let mut rows = vec![
+        ("joins", joined),
+        ("rounds trained", status.rounds_trained.to_string()),
+        ("deltas", {
+            let (submitted, accepted) = (status.deltas_submitted, status.deltas_accepted);
+            format!("{submitted} submitted, {accepted} accepted")
+        }),
+        ("reviews", status.reviews_done.to_string()),
+        ("heads attested", status.heads_attested.to_string()),
+    ];
+    if let (Some(first), Some(last)) = (status.loss_first_nanonats, status.loss_last_nanonats) {
+        let (first, last) = (text::nats(first), text::nats(last));
+        rows.push(("last training", format!("loss {first} to {last} nats per byte")));
+    }
+    let duties = status.duties.iter().map(|duty| {
+        vec![text::name(&duty.kind), duty.model.short(), duty.round.to_string(), progress(duty)]
+    });
+    let head = ["DUTY", "MODEL", "ROUND", "PROGRESS"];
+    format!("{}{}", pairs(&rows), table(&head, duties, "Nothing to do at the moment."))
+}
+
+fn progress(duty: &DutyStatus) -> String {
+    if let Some(error) = &duty.error {
+        return format!("failed: {error}");
+    }
+    let mut line = duty.progress.message.clone();
+    if duty.progress.total > 0 {
+        line = format!("{}/{} {line}", duty.progress.done, duty.progress.total);
+    }
+    if let Some(loss) = duty.loss_nanonats {
+        line = format!("{line} loss {}", text::nats(loss));
+    }
+    if duty.finished { format!("done {line}") } else { line }.trim_end().to_owned()
+}
+
+fn list(rounds: &Rounds) -> String {
+    let rows = rounds.rounds.iter().map(|round| {
+        let accept = Some(protocol::review::Verdict::Accept);
+        let accepted = round.deltas.iter().filter(|delta| delta.verdict == accept).count();
+        vec![
+            round.round.to_string(),
+            text::name(&round.phase),
+            round.members.len().to_string(),
+            format!("{accepted} of {}", round.deltas.len()),
+            round.head.map(|head| head.short()).unwrap_or_default(),
+            text::percent(u64::from(round.certified_by_stake_ppm)),
+            text::gain(round.gain),
+            format!("{} of {}", format_credits(round.paid_micro), format_credits(round.pot_micro)),
+        ]
+    });
+    let head = ["ROUND", "PHASE", "MEMBERS", "ACCEPTED", "HEAD", "CERTIFIED", "GAIN", "PAID"];
+    table(&head, rows, "No rounds were opened; open some with `ayni train open`.")
+}
+
+async fn watch(context: &Context) -> Result<(), Failure> {
+    let mut events = context.client()?.events().await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        context.output.stream(&event, || clean(&line(&event)))?;
+    }
+    context.output.remark("The node has stopped.")
+}
+
+fn line(event: &NodeEvent) -> String {
+    match event {
+        NodeEvent::Block { height, hash, transactions, .. } => {
+            format!("block {height} {} with {transactions} transactions", hash.short())
+        }
+        NodeEvent::Round { model, round, phase } => {
+            format!("round {round} of {}: {}", model.short(), text::name(phase))
+        }
+        NodeEvent::Duty { duty } => {
+            let (kind, model) = (text::name(&duty.kind), duty.model.short());
+            format!("{kind} for round {} of {model}: {}", duty.round, progress(duty))
+        }
+        NodeEvent::Head { model, round, head, certified_by_stake_ppm } => format!(
+            "head {} of {} certified in round {round} by {} of the stake",
+            head.short(),
+            model.short(),
+            text::percent(u64::from(*certified_by_stake_ppm))
+        ),
+        NodeEvent::Worker { worker } => format!("worker {}", status::worker(worker)),
+        NodeEvent::Missed { events } => format!("{events} events were missed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_overlaid_and_checked() {
+        let read = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
+            read_parameters(None, &set)
+        };
+        assert_eq!(read(&[]).expect("defaults"), RoundParameters::default());
+        let changed = read(&["inner_steps=50", "batch = 8"]).expect("valid");
+        assert_eq!((changed.inner_steps, changed.batch), (50, 8));
+        for bad in ["inner_stps=1", "inner_steps=0", "inner_steps=x", "inner_steps"] {
+            assert!(read(&[bad]).is_err(), "{bad}");
+        }
+    }
+}
