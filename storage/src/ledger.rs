@@ -283,7 +283,8 @@ impl LedgerStore {
         &self.state
     }
 
-    /// A handle on the state for other threads.
+    /// A handle on the state for other threads. Drop all of them before opening the directory
+    /// again in this process.
     pub fn view(&self) -> StateView {
         self.state.view()
     }
@@ -377,8 +378,15 @@ fn compare(
 
 /// Errors of the machine rather than of the data: rebuilding would not help.
 fn is_environment(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(e)
-        if durable::is_out_of_space(e) || e.kind() == io::ErrorKind::PermissionDenied)
+    match error {
+        sled::Error::Io(e) => {
+            durable::is_out_of_space(e)
+                || e.kind() == io::ErrorKind::PermissionDenied
+                // A view of an earlier opening in this process; sled gives it no kind of its own.
+                || e.to_string().contains("could not acquire lock")
+        }
+        _ => false,
+    }
 }
 
 fn set_aside(dir: &Path, path: &Path) -> Result<PathBuf, FileError> {

@@ -12,6 +12,9 @@ use crate::support::{CHAIN, Draw, Place, block, expected_root, extend, replay};
 
 const KIND: LogKind = LogKind { name: "test", chain: CHAIN, payload_bytes_max: 4096 };
 
+/// How often the state is damaged.
+const FLIPS: u32 = 60;
+
 #[test]
 fn every_flipped_bit_of_a_log_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
@@ -98,7 +101,7 @@ fn a_damaged_state_is_rebuilt_to_the_same_root() {
     let root = expected_root(40);
     let mut draw = Draw(7);
     let mut rebuilt = 0;
-    for _ in 0..60 {
+    for _ in 0..FLIPS {
         let path = place.data().join("state").join("db");
         let mut bytes = fs::read(&path).unwrap();
         // sled writes 512 KiB segments that are mostly empty: aim at what is used.
@@ -117,6 +120,29 @@ fn a_damaged_state_is_rebuilt_to_the_same_root() {
         opened.store.flush().unwrap();
     }
     assert!(rebuilt > 0, "no flip was noticed: the test aims at the wrong bytes");
+}
+
+/// sled opens a cut file as an older state without a word: the log tells.
+#[test]
+fn a_cut_state_is_brought_to_the_same_root() {
+    let place = Place::new();
+    let mut opened = place.open();
+    replay(&mut opened.store);
+    extend(&mut opened.store, 40);
+    drop(opened);
+    let root = expected_root(40);
+    let mut draw = Draw(11);
+    for _ in 0..20 {
+        let path = place.data().join("state").join("db");
+        let length = fs::metadata(&path).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(draw.below(length)).unwrap();
+        drop(file);
+        let mut opened = place.open();
+        replay(&mut opened.store);
+        assert_eq!(opened.store.state().root(), root);
+        opened.store.verify().unwrap();
+    }
 }
 
 #[test]

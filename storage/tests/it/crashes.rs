@@ -21,10 +21,10 @@ use crate::support::{CHAIN, Draw, block, body, changes, expected_root, open, rep
 const CHILD: &str = "AYNI_STORAGE_TEST_CHILD";
 const RUN: &str = "AYNI_STORAGE_TEST_RUN";
 
-/// Says a line to the parent, past the test harness.
+/// Says a line to the parent, past the test harness, which leaves its own line unfinished.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
+    writeln!(out, "\n{line}").and_then(|()| out.flush()).unwrap();
 }
 
 /// The directory that a child was told to work in; `None` in an ordinary test run.

@@ -163,6 +163,20 @@ fn views_read_while_the_ledger_grows() {
     assert_eq!(view.root(), expected_root(2));
 }
 
+/// A state that a view still has open is in use, not damaged.
+#[test]
+fn an_open_view_does_not_cost_the_state() {
+    let place = Place::new();
+    let mut opened = place.open();
+    replay(&mut opened.store);
+    let view = opened.store.view();
+    drop(opened);
+    let refused = LedgerStore::open(&place.data(), &CHAIN, &place.guard()).unwrap_err();
+    assert!(matches!(refused, OpenError::State(_)), "{refused}");
+    drop(view);
+    assert_eq!(place.open().recovery.state, StateRecovery::UpToDate);
+}
+
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -1,5 +1,7 @@
 //! Storage under corruption, truncation, crashes, races and hostile files, by theme.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 mod blobs;
 mod corruption;
 mod crashes;

@@ -108,7 +108,10 @@ fn golden_root() {
     let block = entries.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
     commit_all(&mut state, &[block]);
     assert_eq!(state.root(), integrity::root_of(entries));
-    assert_eq!(state.root().to_string(), "GOLDEN");
+    assert_eq!(
+        state.root().to_string(),
+        "5efcadb8861701d10cf755899e91271922f9fa43132e511cf7e413d0db6a93d7"
+    );
 }
 
 #[test]

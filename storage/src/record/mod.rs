@@ -23,16 +23,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use protocol::ids::{ChainId, derive};
-use thiserror::Error;
 
-use crate::durable::{self, FileError, at};
+use crate::durable::{self, at};
+
+mod error;
+mod format;
+
+pub use error::RecordError;
+pub use format::HEADER_BYTES;
+use format::{Header, checksum, header};
 
 const FILE_MAGIC: [u8; 8] = *b"AYNILOG1";
-const RECORD_MAGIC: [u8; 4] = *b"AYR1";
 /// Bytes before the first record.
 pub const PREAMBLE_BYTES: u64 = 40;
-/// Bytes of a record before its payload.
-pub const HEADER_BYTES: u64 = 48;
 
 /// What a log file must be.
 #[derive(Clone, Copy, Debug)]
@@ -53,57 +56,6 @@ impl LogKind {
     fn preamble(&self) -> Vec<u8> {
         [FILE_MAGIC.as_slice(), &self.identity()].concat()
     }
-}
-
-/// Why a log operation failed.
-#[derive(Debug, Error)]
-pub enum RecordError {
-    /// A complete record does not have the checksum it had when it was written.
-    #[error(
-        "{} is corrupt at byte {offset} (record {index}): {what}; the file is left as it is",
-        path.display()
-    )]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// Where the damaged record begins.
-        offset: u64,
-        /// Its index, from 0.
-        index: u64,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// Not a log of this kind and network.
-    #[error(
-        "{} is not a {kind} of this network, or its first bytes are damaged",
-        path.display()
-    )]
-    WrongFile {
-        /// The file.
-        path: PathBuf,
-        /// The kind expected.
-        kind: &'static str,
-    },
-    /// More bytes than a record of this log may have.
-    #[error("a record of {actual} bytes where at most {max} are allowed")]
-    TooLarge {
-        /// Length given.
-        actual: usize,
-        /// Length allowed.
-        max: u32,
-    },
-    /// An earlier write failed; the disk may differ from what this process believes.
-    #[error(
-        "an earlier write to {} failed, so it takes no more: restart once the cause is gone",
-        path.display()
-    )]
-    Poisoned {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A file operation failed.
-    #[error(transparent)]
-    File(#[from] FileError),
 }
 
 /// A last record that was cut off because it was short.
@@ -242,10 +194,7 @@ impl RecordLog {
         }
         let checksum = checksum(&self.last, length, payload);
         let mut bytes = Vec::with_capacity(payload.len() + 48);
-        bytes.extend_from_slice(&RECORD_MAGIC);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&header_check(&self.last, length));
-        bytes.extend_from_slice(&checksum);
+        bytes.extend_from_slice(&header(&self.last, length, &checksum));
         bytes.extend_from_slice(payload);
         if let Err(source) = self.file.write_all_at(&bytes, self.end) {
             self.poisoned = true;
@@ -361,55 +310,4 @@ impl RecordLog {
         }
         Ok(())
     }
-}
-
-/// A record's header, in parts.
-struct Header {
-    magic: [u8; 4],
-    length: [u8; 4],
-    check: [u8; 8],
-    checksum: [u8; 32],
-}
-
-impl Header {
-    fn split(bytes: &[u8; 48]) -> Self {
-        let mut header = Self { magic: [0; 4], length: [0; 4], check: [0; 8], checksum: [0; 32] };
-        header.magic.copy_from_slice(&bytes[..4]);
-        header.length.copy_from_slice(&bytes[4..8]);
-        header.check.copy_from_slice(&bytes[8..16]);
-        header.checksum.copy_from_slice(&bytes[16..]);
-        header
-    }
-
-    /// The payload's length, once the header is known to be what was written.
-    fn length(&self, previous: &[u8; 32], max: u32) -> Result<u32, &'static str> {
-        if self.magic != RECORD_MAGIC {
-            return Err("no record begins here");
-        }
-        let length = u32::from_le_bytes(self.length);
-        if header_check(previous, length) != self.check {
-            return Err("the length does not match its check");
-        }
-        if length > max {
-            return Err("the length is over the limit");
-        }
-        Ok(length)
-    }
-}
-
-fn header_check(previous: &[u8; 32], length: u32) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new_keyed(previous);
-    hasher.update(b"header");
-    hasher.update(&length.to_le_bytes());
-    let mut check = [0; 8];
-    hasher.finalize_xof().fill(&mut check);
-    check
-}
-
-fn checksum(previous: &[u8; 32], length: u32, payload: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_keyed(previous);
-    hasher.update(b"record");
-    hasher.update(&length.to_le_bytes());
-    hasher.update(payload);
-    *hasher.finalize().as_bytes()
 }

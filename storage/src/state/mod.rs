@@ -16,18 +16,23 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use jmt::storage::{Node, NodeKey};
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
 use protocol::store::{StateChanges, StateReader};
-use thiserror::Error;
 
 use crate::block_log::Tip;
-use crate::durable::{self, FileError, at};
+use crate::durable::{self, at};
 use crate::integrity;
-use crate::tree::{self, NodeSource, TreeError};
+use crate::tree;
+
+mod error;
+mod view;
+
+pub use error::{CommitError, FlushError, IntegrityError, StateOpenError};
+use view::{Committed, META, NODE, Shared, VALUE, encode, node_key, prefixed};
+pub use view::{Snapshot, StateView};
 
 /// Largest key in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -37,84 +42,6 @@ pub const VALUE_BYTES_MAX: usize = 96 * 1024;
 pub const COMMITS_PER_FLUSH: u32 = 256;
 /// Memory that sled may use for pages. Smaller only costs reads.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-
-const VALUE: u8 = b'v';
-const NODE: u8 = b'n';
-const META: &[u8] = b"m";
-
-/// Why a block's changes were not committed.
-#[derive(Debug, Error)]
-pub enum CommitError {
-    /// Not the next height.
-    #[error("height {found} does not follow: the state expects {expected}")]
-    OutOfOrder {
-        /// Height given.
-        found: Height,
-        /// Height that comes next.
-        expected: Height,
-    },
-    /// A key or value over its limit.
-    #[error(
-        "a key of {key} bytes with a value of {value} bytes: at most {KEY_BYTES_MAX} and \
-         {VALUE_BYTES_MAX} are allowed"
-    )]
-    TooLarge {
-        /// Length of the key.
-        key: usize,
-        /// Length of the value.
-        value: usize,
-    },
-    /// The stored tree is damaged.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// The index failed.
-    #[error("the state index failed")]
-    Index(#[from] sled::Error),
-    /// The periodic flush failed.
-    #[error(transparent)]
-    Flush(#[from] FlushError),
-}
-
-/// Why committed state was not made durable.
-#[derive(Debug, Error)]
-pub enum FlushError {
-    /// The index failed.
-    #[error("the state index cannot be flushed")]
-    Index(#[from] sled::Error),
-    /// The file system failed.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-/// Why a state was not opened.
-#[derive(Debug, Error)]
-pub enum StateOpenError {
-    /// The index failed.
-    #[error("the state index cannot be opened")]
-    Index(#[from] sled::Error),
-    /// The file system failed.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The record of height and root has a wrong length.
-    #[error("the state index has no valid record of its height")]
-    Meta,
-}
-
-/// What is wrong with a state.
-#[derive(Debug, Error)]
-pub enum IntegrityError {
-    /// The index failed.
-    #[error("the state index cannot be read")]
-    Index(#[from] sled::Error),
-    /// The values are not the ones that were committed.
-    #[error("the stored values have root {actual}, the recorded root is {recorded}")]
-    WrongRoot {
-        /// Root of the values.
-        actual: StateRoot,
-        /// Root that was recorded with them.
-        recorded: StateRoot,
-    },
-}
 
 /// A state that blocks are committed to, on disk or in memory.
 pub trait LedgerState: StateReader {
@@ -147,19 +74,6 @@ pub struct StateStore {
     data_file: File,
     data_path: PathBuf,
     unflushed: u32,
-}
-
-#[derive(Debug)]
-struct Shared {
-    db: sled::Db,
-    /// Held for writing while a batch is applied, so that a reader sees no half of it.
-    committed: RwLock<Committed>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Committed {
-    tip: Option<Tip>,
-    root: StateRoot,
 }
 
 impl StateStore {
@@ -287,108 +201,6 @@ impl StateReader for StateStore {
     }
 }
 
-/// Reads the current values from any thread.
-#[derive(Clone, Debug)]
-pub struct StateView {
-    shared: Arc<Shared>,
-}
-
-impl StateView {
-    /// Runs `f` on a state that stays at one height. Commits wait for it: keep it short.
-    pub fn read<T>(&self, f: impl FnOnce(&Snapshot<'_>) -> T) -> T {
-        f(&Snapshot { db: &self.shared.db, committed: self.shared.committed() })
-    }
-
-    /// The last committed block; `None` before genesis.
-    pub fn tip(&self) -> Option<Tip> {
-        self.shared.committed().tip
-    }
-
-    /// Root after the last commit.
-    pub fn root(&self) -> StateRoot {
-        self.shared.committed().root
-    }
-}
-
-/// Each call sees one height; two calls may see two. For more use [`StateView::read`].
-impl StateReader for StateView {
-    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.read(|state| state.get(key))
-    }
-
-    fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.read(|state| state.scan(prefix, limit))
-    }
-}
-
-/// The state at one height, see [`StateView::read`].
-#[derive(Debug)]
-pub struct Snapshot<'a> {
-    db: &'a sled::Db,
-    committed: RwLockReadGuard<'a, Committed>,
-}
-
-impl Snapshot<'_> {
-    /// The last committed block; `None` before genesis.
-    pub fn tip(&self) -> Option<Tip> {
-        self.committed.tip
-    }
-
-    /// The state's root.
-    pub fn root(&self) -> StateRoot {
-        self.committed.root
-    }
-}
-
-impl StateReader for Snapshot<'_> {
-    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        get(self.db, key)
-    }
-
-    fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        scan(self.db, prefix, limit)
-    }
-}
-
-impl Shared {
-    fn committed(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        get(&self.db, key)
-    }
-
-    fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        scan(&self.db, prefix, limit)
-    }
-}
-
-impl NodeSource for Shared {
-    fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        match self.db.get(node_key(key))? {
-            Some(bytes) => Ok(Some(borsh::from_slice(&bytes)?)),
-            None => Ok(None),
-        }
-    }
-}
-
-impl Committed {
-    fn encode(&self) -> Vec<u8> {
-        let tip = self.tip.unwrap_or(Tip { height: Height::ZERO, block: BlockHash::default() });
-        [tip.height.get().to_le_bytes().as_slice(), tip.block.as_bytes(), self.root.as_bytes()]
-            .concat()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (height, rest) = bytes.split_first_chunk::<8>()?;
-        let (block, root) = rest.split_first_chunk::<32>()?;
-        let height = Height::new(u64::from_le_bytes(*height));
-        let tip = Tip { height, block: BlockHash::from_bytes(*block) };
-        Some(Self { tip: Some(tip), root: StateRoot::from_bytes(root.try_into().ok()?) })
-    }
-}
-
 /// Refuses a height that is not the next one.
 pub(crate) fn check_next(last: Option<Height>, found: Height) -> Result<(), CommitError> {
     let expected = last.map_or(Height::ZERO, |height| height.plus(1));
@@ -407,48 +219,4 @@ pub(crate) fn check_sizes(changes: &StateChanges) -> Result<(), CommitError> {
         }
     }
     Ok(())
-}
-
-fn get(db: &sled::Db, key: &[u8]) -> Option<Vec<u8>> {
-    match db.get(prefixed(VALUE, key)) {
-        Ok(value) => value.map(|bytes| bytes.to_vec()),
-        Err(error) => unreadable(&error),
-    }
-}
-
-fn scan(db: &sled::Db, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-    db.scan_prefix(prefixed(VALUE, prefix))
-        .take(limit)
-        .map(|entry| match entry {
-            Ok((key, value)) => (key.get(1..).unwrap_or_default().to_vec(), value.to_vec()),
-            Err(error) => unreadable(&error),
-        })
-        .collect()
-}
-
-/// Ends the process: rules cannot go on without the state, and a node that guessed it would
-/// contradict the others. Nothing acknowledged is lost; the next start finds the damage and
-/// rebuilds the state from the block log.
-fn unreadable(error: &sled::Error) -> ! {
-    tracing::error!(
-        %error,
-        "the ledger state cannot be read, so this node stops; check the disk, then start it \
-         again: it rebuilds the state from its block log"
-    );
-    std::process::abort()
-}
-
-fn prefixed(kind: u8, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(key.len() + 1);
-    bytes.push(kind);
-    bytes.extend_from_slice(key);
-    bytes
-}
-
-fn node_key(key: &NodeKey) -> Vec<u8> {
-    prefixed(NODE, &encode(key))
-}
-
-fn encode<T: borsh::BorshSerialize>(value: &T) -> Vec<u8> {
-    borsh::to_vec(value).expect("writing to memory does not fail")
 }
