@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::setup::host;
+
 /// Set by cargo for the program it runs. A nested cargo must not see them: build scripts that
 /// watch such a variable would run again, and everything above them would be compiled again.
 const CARGO_RUN_VARIABLES: [&str; 7] = [
@@ -78,6 +80,11 @@ impl Workspace {
             if is_of_this_run(&name) {
                 cargo.env_remove(name);
             }
+        }
+        // So is a LIBTORCH that `.cargo/config.toml` has set; the nested cargo sets it again.
+        let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from);
+        if host::choose(&self.libtorch().join("torch"), libtorch) == host::Choice::Ours {
+            cargo.env_remove("LIBTORCH");
         }
         cargo.current_dir(&self.root);
         cargo

@@ -40,8 +40,9 @@ pub struct Options {
     /// Which training for a round is poisoned, counted from 1.
     #[arg(long, default_value_t = 2)]
     pub poison_round: u32,
-    /// Further arguments of the real worker, which is always given `--dir`.
-    #[arg(last = true)]
+    /// Further arguments of the real worker, which is always given `--dir`. A daemon appends them
+    /// as they are; `--` before them is allowed.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<String>,
 }
 

@@ -37,7 +37,7 @@ impl Relay {
             .arg(&worker)
             .arg("--dir")
             .arg(folder)
-            .args(["--", "--threads", "1"])
+            .args(["--threads", "1", "--nice", "10"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -151,7 +151,7 @@ fn a_child_that_does_not_end_is_killed() {
 #[test]
 fn the_childs_exit_status_and_arguments_are_passed_on() {
     let folder = job_folder();
-    let script = r#"[ "$1 $2 $3 $4" = "--dir $(dirname "$0") --threads 1" ] && exit 7; exit 8"#;
+    let script = r#"[ "$1 $2 $3 $4" = "--dir $(dirname "$0") --threads 1" ] && [ "$5 $6 $#" = "--nice 10 6" ] && exit 7; exit 8"#;
     let mut relay = Relay::start(folder.path(), script);
     assert_eq!(relay.0.wait().unwrap().code(), Some(7));
 }
