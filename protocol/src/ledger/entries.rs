@@ -304,6 +304,8 @@ pub struct Seat {
     pub commitment: Option<Commitment>,
     /// Its revealed review.
     pub review: Option<Review>,
+    /// What the reviewer was paid for it.
+    pub paid: Credits,
 }
 
 /// A delta on its way through review.

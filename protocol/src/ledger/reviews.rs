@@ -1,5 +1,6 @@
 //! Panels: drawn by the beacon, committed, revealed, settled by quorum.
 
+use crate::amount::Credits;
 use crate::commitment;
 use crate::ids::{ChainId, Commitment, ContributionId, NodeId};
 use crate::ledger::Rejection;
@@ -46,7 +47,7 @@ pub(super) fn draw_panel(state: &State<'_>, round: &Round, author: &NodeId) -> V
             })
             .unwrap_or(0);
         let (node, _) = pool.remove(winner);
-        seats.push(Seat { node, commitment: None, review: None });
+        seats.push(Seat { node, commitment: None, review: None, paid: Credits::ZERO });
     }
     seats
 }

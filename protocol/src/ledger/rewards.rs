@@ -6,7 +6,7 @@
 use crate::amount::Credits;
 use crate::ids::AccountId;
 use crate::ledger::Rejection;
-use crate::ledger::entries::{Contribution, Earned, Model, Round};
+use crate::ledger::entries::{Contribution, Earned, Model, Round, Seat};
 use crate::ledger::state::State;
 use crate::review::Verdict;
 
@@ -118,20 +118,28 @@ fn pay_reviewers(
     round: &Round,
     share: Credits,
 ) -> Result<(), Rejection> {
-    let mut agreeing = Vec::new();
-    for member in &round.members {
-        let Some(c) = state.contribution(&round.contribution_id(&member.node)) else { continue };
-        for seat in &c.panel {
-            if seat.review.map(|r| r.verdict) == c.verdict
+    let all: Vec<Contribution> = round
+        .members
+        .iter()
+        .filter_map(|m| state.contribution(&round.contribution_id(&m.node)))
+        .collect();
+    let agrees = |c: &Contribution, seat: &Seat| {
+        seat.review.is_some() && seat.review.map(|r| r.verdict) == c.verdict
+    };
+    let agreeing =
+        all.iter().map(|c| c.panel.iter().filter(|seat| agrees(c, seat)).count()).sum::<usize>();
+    let fee = share.scaled(1, u64::try_from(agreeing).unwrap_or(u64::MAX));
+    for mut contribution in all {
+        let verdicts = contribution.clone();
+        for seat in &mut contribution.panel {
+            if agrees(&verdicts, seat)
                 && let Some(node) = state.node(&seat.node)
             {
-                agreeing.push(node.account);
+                seat.paid = pay(state, pot, &node.account, fee, |e| &mut e.reviewer)?;
             }
         }
-    }
-    let count = u64::try_from(agreeing.len()).unwrap_or(u64::MAX);
-    for account in agreeing {
-        pay(state, pot, &account, share.scaled(1, count), |e| &mut e.reviewer)?;
+        let id = round.contribution_id(&contribution.author);
+        state.put_contribution(&id, &contribution);
     }
     Ok(())
 }

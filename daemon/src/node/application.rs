@@ -1,0 +1,98 @@
+//! The ledger as the consensus engine sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::amount::Height;
+use protocol::block::{Block, DecidedBlock, Evidence};
+use protocol::consensus::{ProposalBody, ValidatorSet};
+use protocol::host::Refused;
+use protocol::keys::SecretKey;
+use tokio::sync::Notify;
+
+use super::ledger::Ledger;
+use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest};
+
+/// See the module.
+pub struct Consensus {
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    /// The consensus key.
+    pub key: SecretKey,
+    /// Rung when a transaction has come in.
+    pub arrivals: Arc<Notify>,
+}
+
+fn failed(refused: &Refused) -> ApplicationError {
+    ApplicationError(refused.to_string())
+}
+
+#[async_trait]
+impl Application for Consensus {
+    async fn tip(&self) -> Result<Height, ApplicationError> {
+        Ok(self.ledger.applied().height)
+    }
+
+    async fn history_min(&self) -> Result<Height, ApplicationError> {
+        Ok(Height::new(1))
+    }
+
+    async fn validators(&self, height: Height) -> Result<Option<ValidatorSet>, ApplicationError> {
+        let known = height <= self.ledger.applied().height.plus(2);
+        Ok(known.then(|| self.ledger.validators().clone()))
+    }
+
+    async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError> {
+        let deadline = tokio::time::Instant::now() + request.wait_max;
+        loop {
+            let arrival = self.arrivals.notified();
+            if self.ledger.run(Ledger::wants_block).await {
+                break;
+            }
+            if tokio::time::timeout_at(deadline, arrival).await.is_err() {
+                break;
+            }
+        }
+        let key = self.key.clone();
+        self.ledger.run(move |ledger| ledger.build(&key)).await.map_err(|e| failed(&e))
+    }
+
+    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {
+        let block = block.clone();
+        match self.ledger.run(move |ledger| ledger.check(&block)).await {
+            Ok(()) => Ok(BlockVerdict::Valid),
+            Err(refused) => {
+                tracing::warn!(%refused, "refused a block");
+                Ok(BlockVerdict::Invalid)
+            }
+        }
+    }
+
+    async fn store_body(&self, body: &ProposalBody) -> Result<(), ApplicationError> {
+        let body = body.clone();
+        self.ledger.run(move |ledger| ledger.store_body(&body)).await;
+        Ok(())
+    }
+
+    async fn stored_bodies(&self, height: Height) -> Result<Vec<ProposalBody>, ApplicationError> {
+        Ok(self.ledger.run(move |ledger| ledger.stored_bodies(height)).await)
+    }
+
+    async fn commit(&self, decided: DecidedBlock, block: Block) -> Result<(), ApplicationError> {
+        let commit = self.ledger.run(move |ledger| ledger.commit(decided, &block));
+        commit.await.map_err(|refused| failed(&refused))
+    }
+
+    async fn evidence(&self, found: Vec<Evidence>) {
+        self.ledger.run(move |ledger| found.into_iter().for_each(|e| ledger.add_evidence(e))).await;
+    }
+
+    async fn decided(
+        &self,
+        start: Height,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<DecidedBlock>, ApplicationError> {
+        Ok(self.ledger.run(move |ledger| ledger.decided_range(start, count_max, bytes_max)).await)
+    }
+}

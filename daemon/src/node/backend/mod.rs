@@ -1,0 +1,229 @@
+//! The node behind the local interface: one method per operation, each short.
+
+mod data;
+mod models;
+mod node;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::amount::{Credits, Height};
+use protocol::api::{
+    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
+    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateRequest,
+    JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
+    PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest,
+    Status, TrainJoinRequest, TrainStatus, TransactionReceipt,
+};
+use protocol::ids::{AccountId, ContributionId};
+use protocol::join::JoinString;
+use protocol::transaction::Payload;
+use tokio::sync::mpsc;
+
+pub use view::round_events;
+
+use super::Node;
+use crate::api::{Backend, GenerateOutput, Jobs};
+use crate::engine::Engine;
+
+/// How long a transaction of the interface may take to become final.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct NodeBackend {
+    node: Arc<Node>,
+    engine: Engine,
+}
+
+impl NodeBackend {
+    /// For a running node.
+    pub const fn new(node: Arc<Node>, engine: Engine) -> Self {
+        Self { node, engine }
+    }
+
+    async fn transact(&self, payload: Payload) -> Result<TransactionReceipt, ApiError> {
+        let key = &self.node.secrets.account;
+        self.node.transactions.send_and_wait(key, payload, PATIENCE).await
+    }
+}
+
+#[async_trait]
+impl Backend for NodeBackend {
+    fn jobs(&self) -> &Jobs {
+        &self.node.jobs
+    }
+
+    async fn status(&self) -> Result<Status, ApiError> {
+        Ok(self.node_status().await)
+    }
+
+    async fn peers(&self) -> Result<Peers, ApiError> {
+        Ok(self.node_peers().await)
+    }
+
+    async fn join_string(&self) -> Result<JoinString, ApiError> {
+        self.node_join_string().await.ok_or_else(|| {
+            ApiError::unavailable("the node does not listen on any address yet")
+                .with_hint("set `listen` under [network] in config.toml")
+        })
+    }
+
+    async fn stop(&self) -> Result<(), ApiError> {
+        self.node.token.cancel();
+        Ok(())
+    }
+
+    async fn events(&self) -> Result<mpsc::Receiver<NodeEvent>, ApiError> {
+        let listener = self.node.events.listen();
+        listener.ok_or_else(|| ApiError::unavailable("too many listeners for events"))
+    }
+
+    async fn blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError> {
+        self.list_blocks(query).await
+    }
+
+    async fn block(&self, height: Height) -> Result<BlockDetail, ApiError> {
+        self.show_block(height).await
+    }
+
+    async fn audit(&self) -> Result<Audit, ApiError> {
+        let (state_root, audit) = self.node.ledger.run(super::ledger::Ledger::audit).await;
+        let total = u64::try_from(audit.found)
+            .map_err(|_| ApiError::internal("the credits found do not fit an amount"))?;
+        Ok(Audit {
+            height: audit.height,
+            state_root,
+            genesis_micro: audit.genesis,
+            minted_micro: audit.minted,
+            burned_micro: audit.burned,
+            total_micro: Credits::from_micro(total),
+            credits_conserved: audit.conserved,
+            double_signs: audit.double_signs,
+        })
+    }
+
+    async fn genesis(&self) -> Result<Bytes, ApiError> {
+        Ok(Bytes::from(self.node.genesis_json.clone()))
+    }
+
+    async fn balance(&self, account: Option<AccountId>) -> Result<Balance, ApiError> {
+        let account = account.unwrap_or_else(|| self.node.account());
+        Ok(self.node.ledger.read(|view| view::balance(view, account)))
+    }
+
+    async fn accounts(&self) -> Result<Accounts, ApiError> {
+        Ok(self.node.ledger.run(|ledger| ledger.read(view::accounts)).await)
+    }
+
+    async fn send(&self, request: SendRequest) -> Result<TransactionReceipt, ApiError> {
+        self.transact(Payload::Transfer { to: request.to, amount: request.amount_micro }).await
+    }
+
+    async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
+        self.keep_blob(bytes).await
+    }
+
+    async fn data(&self) -> Result<DataList, ApiError> {
+        self.list_data().await
+    }
+
+    async fn publish(&self, request: PublishRequest) -> Result<JobId, ApiError> {
+        self.publish_dataset(request)
+    }
+
+    async fn set_private(&self, request: PrivateRequest) -> Result<PrivateSummary, ApiError> {
+        self.use_private(request).await
+    }
+
+    async fn create_model(&self, request: CreateModelRequest) -> Result<JobId, ApiError> {
+        self.make_model(request)
+    }
+
+    async fn models(&self) -> Result<Models, ApiError> {
+        let models = self.node.ledger.read(|view| view.models());
+        let models = models.into_iter().map(|m| view::model(&self.node, m)).collect();
+        Ok(Models { models })
+    }
+
+    async fn model(&self, model: ModelRef) -> Result<Model, ApiError> {
+        Ok(view::model(&self.node, self.find_model(&model)?))
+    }
+
+    async fn generate(
+        &self,
+        model: ModelRef,
+        request: GenerateRequest,
+    ) -> Result<mpsc::Receiver<Result<GenerateOutput, ApiError>>, ApiError> {
+        self.generate_text(&model, request)
+    }
+
+    async fn evaluate(&self, model: ModelRef, request: EvaluateRequest) -> Result<JobId, ApiError> {
+        self.evaluate_model(&model, request)
+    }
+
+    async fn open_rounds(&self, request: OpenRoundsRequest) -> Result<RoundsOpened, ApiError> {
+        let model = self.find_model(&request.model)?;
+        let payload = Payload::OpenRounds {
+            model: model.spec.id(),
+            rounds: request.rounds,
+            parameters: request.parameters.unwrap_or_default(),
+            escrow: request.escrow_micro,
+        };
+        let receipt = self.transact(payload).await?;
+        Ok(RoundsOpened {
+            model: model.spec.id(),
+            first_round: model.next_round,
+            rounds: request.rounds,
+            receipt,
+        })
+    }
+
+    async fn rounds(&self, query: RoundsQuery) -> Result<Rounds, ApiError> {
+        let model = self.find_model(&query.model)?.spec.id();
+        let (from, limit) = (query.from.unwrap_or(0), query.limit());
+        let rounds = self
+            .node
+            .ledger
+            .run(move |ledger| ledger.read(|view| view::rounds(view, &model, from, limit)))
+            .await;
+        Ok(Rounds { model, rounds })
+    }
+
+    async fn train_join(&self, request: TrainJoinRequest) -> Result<TrainStatus, ApiError> {
+        let model = self.find_model(&request.model)?.spec.id();
+        self.ensure_registered().await?;
+        self.node.training.join(model);
+        self.train_status().await
+    }
+
+    async fn train_leave(&self) -> Result<TrainStatus, ApiError> {
+        self.node.training.leave();
+        self.train_status().await
+    }
+
+    async fn train_status(&self) -> Result<TrainStatus, ApiError> {
+        Ok(self.node.training.status(self.node.config.training().auto_join))
+    }
+
+    async fn reviews(&self, query: ReviewsQuery) -> Result<Contributions, ApiError> {
+        let only = query.model.as_ref().map(|m| self.find_model(m)).transpose()?;
+        let limit = usize::try_from(query.limit()).unwrap_or(usize::MAX);
+        let only = only.map(|m| m.spec.id());
+        let contributions = self
+            .node
+            .ledger
+            .run(move |ledger| ledger.read(|view| view::contributions(view, only, limit)))
+            .await;
+        Ok(Contributions { contributions })
+    }
+
+    async fn review(&self, contribution: ContributionId) -> Result<Contribution, ApiError> {
+        self.node.ledger.read(|view| view::contribution(view, &contribution)).ok_or_else(|| {
+            ApiError::not_found("there is no such contribution")
+                .with_hint("`ayni review ls` lists them")
+        })
+    }
+}

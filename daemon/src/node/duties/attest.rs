@@ -1,0 +1,180 @@
+//! Attesting: merging the accepted deltas into the next head and measuring its gain.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use protocol::amount::PPM;
+use protocol::commitment::PossessionHasher;
+use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId, derive};
+use protocol::ledger::entries::{Contribution, Member};
+use protocol::ledger::rounds::submitted;
+use protocol::ledger::state::State;
+use protocol::limits;
+use protocol::model::{Head, OuterState};
+use protocol::review::{Verdict, gain};
+use protocol::training::review_windows;
+use protocol::worker::{
+    EvaluateJob, MergeJob, SubmittedDelta, Variant, WorkerOutcome, WorkerRequest,
+};
+
+use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, delta_name, name};
+use super::{Done, Outcome};
+use crate::node::Node;
+use crate::node::notes::{HeadNote, Notes};
+use crate::worker::{Job, Lane};
+
+fn accepted(all: &[(Member, Contribution)]) -> Vec<&(Member, Contribution)> {
+    all.iter().filter(|(_, c)| c.verdict == Some(Verdict::Accept)).collect()
+}
+
+/// Names the set of accepted deltas, so that a note for another set is not used.
+pub(super) fn merged_hash(state: &State<'_>, model: &ModelId, index: u32) -> Option<[u8; 32]> {
+    let round = state.round(model, index)?;
+    let all = submitted(state, &round);
+    Some(hash_of(&accepted(&all)))
+}
+
+fn hash_of(accepted: &[&(Member, Contribution)]) -> [u8; 32] {
+    let nodes: Vec<&[u8]> =
+        accepted.iter().map(|(member, _)| member.node.as_bytes().as_slice()).collect();
+    derive("ayni 2026 merged set v1", &nodes)
+}
+
+pub(super) async fn attest(node: &Arc<Node>, notes: &Notes, model: ModelId, index: u32) -> Outcome {
+    let inputs = Inputs::read(node, &model, index)?;
+    let round = &inputs.round;
+    let accepted = accepted(&inputs.submitted);
+    node.have_head(inputs.spec(), &round.parent, &inputs.peers).await?;
+    node.have_suite(inputs.spec(), &inputs.peers).await?;
+    let payloads = match fetch(node, &inputs, &accepted).await {
+        Ok(payloads) => payloads,
+        Err(missing) => return Ok(Done::Unavailable(missing)),
+    };
+    let mut job = node.worker.job(Lane::Duty).await?;
+    node.put_head(&job, &round.parent).await?;
+    job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
+    for (number, payload) in payloads.iter().enumerate() {
+        job.put_blob(&delta_name(number)?, &node.store, *payload).await?;
+    }
+    let head = merge(node, &inputs, &mut job, payloads.len()).await?;
+    let gain = measure(node, &inputs, &mut job, payloads.len()).await?;
+    drop(job);
+    let possession = possession(node, head.checkpoint).await?;
+    let note = HeadNote { head, possession, gain, merged: hash_of(&accepted) };
+    let notes = notes.clone();
+    tokio::task::spawn_blocking(move || notes.put_head(&model, index, &note))
+        .await?
+        .context("cannot write down the head")?;
+    tracing::info!(head = %head.id().short(), ?gain, "merged");
+    Ok(Done::Noted)
+}
+
+async fn fetch(
+    node: &Arc<Node>,
+    inputs: &Inputs,
+    accepted: &[&(Member, Contribution)],
+) -> Result<Vec<ContentHash>, Vec<ContributionId>> {
+    let mut payloads = Vec::new();
+    let mut missing = Vec::new();
+    for (member, contribution) in accepted {
+        let Some(manifest) = &contribution.manifest else { continue };
+        let mut hints: Vec<_> = crate::network::peer_id(&member.node).into_iter().collect();
+        hints.extend(inputs.peers.iter().copied());
+        match node.blobs.fetch(manifest.payload, limits::DELTA_BYTES_MAX, hints).await {
+            Ok(_) => payloads.push(manifest.payload),
+            Err(error) => {
+                tracing::warn!(author = %member.node, %error, "cannot get an accepted delta");
+                missing.push(inputs.round.contribution_id(&member.node));
+            }
+        }
+    }
+    if missing.is_empty() { Ok(payloads) } else { Err(missing) }
+}
+
+async fn merge(
+    node: &Arc<Node>,
+    inputs: &Inputs,
+    job: &mut Job,
+    count: usize,
+) -> anyhow::Result<Head> {
+    let whole = u32::try_from(PPM)?;
+    let submitted = (0..count)
+        .map(|i| Ok(SubmittedDelta { payload: delta_name(i)?, weight_ppm: whole }))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let (checkpoint_out, outer_state_out) = (name("next.safetensors")?, name("next-state")?);
+    let request = WorkerRequest::Merge(MergeJob {
+        spec: inputs.spec().clone(),
+        parameters: inputs.round.parameters.clone(),
+        checkpoint: name("head.safetensors")?,
+        outer_state: name("outer-state")?,
+        submitted,
+        divisor: u32::try_from(count)?.max(1),
+        checkpoint_out: checkpoint_out.clone(),
+        outer_state_out: outer_state_out.clone(),
+    });
+    let outcome = job.run(request, JOB_MAX, None).await?;
+    let WorkerOutcome::Merged { checkpoint, outer_state } = outcome else {
+        bail!("an answer to another question");
+    };
+    let bytes_max = checkpoint_bytes_max(inputs.spec());
+    let kept = job.keep(&checkpoint_out, &node.store, bytes_max).await?;
+    let state_max = u64::try_from(<OuterState as protocol::codec::Canonical>::BYTES_MAX)?;
+    let kept_state = job.keep(&outer_state_out, &node.store, state_max).await?;
+    if (kept, kept_state) != (checkpoint, outer_state) {
+        bail!("the worker wrote other files than it says");
+    }
+    Ok(Head { checkpoint, outer_state, parameters: inputs.round.parameters.hash() })
+}
+
+/// The gain of the merged head over its parent on the round's review windows.
+async fn measure(
+    node: &Arc<Node>,
+    inputs: &Inputs,
+    job: &mut Job,
+    count: usize,
+) -> anyhow::Result<protocol::review::Gain> {
+    let round = &inputs.round;
+    let whole = u32::try_from(PPM)?;
+    let request = WorkerRequest::Evaluate(EvaluateJob {
+        spec: inputs.spec().clone(),
+        parameters: round.parameters.clone(),
+        checkpoint: name("head.safetensors")?,
+        outer_state: name("outer-state")?,
+        suite: name("suite")?,
+        windows: review_windows(
+            &round.review_beacon,
+            inputs.spec(),
+            round.index,
+            round.parameters.review_windows,
+        ),
+        submitted: (0..count).map(delta_name).collect::<anyhow::Result<_>>()?,
+        divisor: u32::try_from(count)?.max(1),
+        variants: vec![
+            Variant { weights_ppm: Vec::new() },
+            Variant { weights_ppm: vec![whole; count] },
+        ],
+    });
+    let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
+    let WorkerOutcome::Evaluated { losses, .. } = outcome else {
+        bail!("an answer to another question");
+    };
+    let [Some(base), Some(merged)] = losses.as_slice() else { bail!("losses are missing") };
+    gain(base, merged).context("the losses do not fit together")
+}
+
+async fn possession(node: &Arc<Node>, checkpoint: ContentHash) -> anyhow::Result<Commitment> {
+    let mut hasher = PossessionHasher::new(&node.chain, &node.id(), &node.account());
+    let store = node.store.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut file = store.open_data(&checkpoint)?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let read = file.read(&mut buffer)?;
+            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+            hasher.update(bytes);
+        }
+        Ok(hasher.finish())
+    })
+    .await?
+}

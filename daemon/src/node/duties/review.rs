@@ -1,0 +1,130 @@
+//! Reviewing: all deltas of a round on whose panels this node sits, measured in one job.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use protocol::amount::PPM;
+use protocol::ids::{ContributionId, ModelId};
+use protocol::limits;
+use protocol::review::{Gain, Review, Verdict, gain, judge};
+use protocol::training::review_windows;
+use protocol::worker::{EvaluateJob, Variant, WorkerOutcome, WorkerRequest};
+
+use super::inputs::{Inputs, JOB_MAX, delta_name, name};
+use super::{Done, Outcome};
+use crate::node::Node;
+use crate::node::notes::Notes;
+use crate::worker::Lane;
+
+/// Opens the commitment to a review; the same after a restart.
+pub(super) fn salt(node: &Node, contribution: &ContributionId) -> [u8; 32] {
+    node.secrets.duty.derive_salt("ayni 2026 review salt v1", &[contribution.as_bytes()])
+}
+
+const fn without_gain(verdict: Verdict) -> Review {
+    Review { verdict, gain: Gain { mean_ppm: 0, error_ppm: 0 } }
+}
+
+pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, index: u32) -> Outcome {
+    let inputs = Inputs::read(node, &model, index)?;
+    let round = &inputs.round;
+    let me = node.id();
+    node.have_head(inputs.spec(), &round.parent, &inputs.peers).await?;
+    node.have_suite(inputs.spec(), &inputs.peers).await?;
+    let mut reviews: BTreeMap<ContributionId, Review> = BTreeMap::new();
+    let mut fetched = Vec::new();
+    for (member, contribution) in &inputs.submitted {
+        let Some(manifest) = &contribution.manifest else { continue };
+        let id = round.contribution_id(&member.node);
+        let mine = contribution.panel.iter().any(|seat| seat.node == me);
+        let hints = crate::network::peer_id(&member.node).into_iter().collect();
+        match node.blobs.fetch(manifest.payload, limits::DELTA_BYTES_MAX, hints).await {
+            Ok(size) if size == manifest.payload_bytes => {
+                fetched.push((id, manifest.payload, mine));
+            }
+            Ok(_) if mine => {
+                reviews.insert(id, without_gain(Verdict::Fault));
+            }
+            Err(error) if mine => {
+                tracing::warn!(author = %member.node, %error, "cannot get a delta");
+                reviews.insert(id, without_gain(Verdict::Unavailable));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    measure(node, &inputs, &fetched, &mut reviews).await?;
+    let notes = notes.clone();
+    tokio::task::spawn_blocking(move || {
+        reviews.iter().try_for_each(|(id, review)| notes.put_review(&model, index, id, review))
+    })
+    .await?
+    .context("cannot write down the reviews")?;
+    Ok(Done::Noted)
+}
+
+/// Admission (design 8): the paired gain of the head with one delta at weight one over n.
+async fn measure(
+    node: &Arc<Node>,
+    inputs: &Inputs,
+    fetched: &[(ContributionId, protocol::ids::ContentHash, bool)],
+    reviews: &mut BTreeMap<ContributionId, Review>,
+) -> anyhow::Result<()> {
+    let round = &inputs.round;
+    let mine: Vec<usize> =
+        fetched.iter().enumerate().filter(|(_, (_, _, m))| *m).map(|(i, _)| i).collect();
+    if mine.is_empty() {
+        return Ok(());
+    }
+    let mut job = node.worker.job(Lane::Duty).await?;
+    node.put_head(&job, &round.parent).await?;
+    job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
+    let mut submitted = Vec::new();
+    for (number, (_, payload, _)) in fetched.iter().enumerate() {
+        let file = delta_name(number)?;
+        job.put_blob(&file, &node.store, *payload).await?;
+        submitted.push(file);
+    }
+    let whole = u32::try_from(PPM)?;
+    let mut variants = vec![Variant { weights_ppm: Vec::new() }];
+    variants.extend(mine.iter().map(|index| Variant {
+        weights_ppm: (0..fetched.len()).map(|i| if i == *index { whole } else { 0 }).collect(),
+    }));
+    let request = WorkerRequest::Evaluate(EvaluateJob {
+        spec: inputs.spec().clone(),
+        parameters: round.parameters.clone(),
+        checkpoint: name("head.safetensors")?,
+        outer_state: name("outer-state")?,
+        suite: name("suite")?,
+        windows: review_windows(
+            &round.review_beacon,
+            inputs.spec(),
+            round.index,
+            round.parameters.review_windows,
+        ),
+        submitted,
+        divisor: u32::try_from(inputs.submitted.len())?.max(1),
+        variants,
+    });
+    let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
+    let WorkerOutcome::Evaluated { losses, faults } = outcome else {
+        bail!("an answer to another question");
+    };
+    let base = losses.first().and_then(Option::as_ref).context("the head was not measured")?;
+    for (row, index) in losses.iter().skip(1).zip(&mine) {
+        let Some((id, _, _)) = fetched.get(*index) else { continue };
+        let review = match (row, faults.get(*index).and_then(Option::as_ref)) {
+            (Some(row), None) => {
+                let measured = gain(base, row).context("the losses do not fit together")?;
+                judge(measured, &round.parameters)
+            }
+            (_, fault) => {
+                tracing::warn!(contribution = %id, ?fault, "a delta is at fault");
+                without_gain(Verdict::Fault)
+            }
+        };
+        tracing::info!(contribution = %id.short(), ?review, "reviewed");
+        reviews.insert(*id, review);
+    }
+    Ok(())
+}

@@ -1,0 +1,388 @@
+//! The node's replica of the ledger: the sans-io host and its store behind one lock.
+//!
+//! **Invariant.** What the engine is told has been made durable first: a body before it is
+//! vouched for, a block before its decision is acknowledged. A write that fails ends the
+//! process, because a node that goes on could contradict what it signed.
+//!
+//! All methods block (they sync to disk); async callers use [`Ledger::run`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use protocol::amount::{Height, TimestampMs};
+use protocol::block::{Block, DecidedBlock, Evidence};
+use protocol::codec;
+use protocol::consensus::{ProposalBody, ValidatorSet};
+use protocol::host::{Host, MempoolError, Refused, Tip};
+use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
+use protocol::keys::{PublicKey, SecretKey};
+use protocol::ledger::genesis::Genesis;
+use protocol::ledger::state::{State, View};
+use protocol::transaction::VerifiedTransaction;
+use storage::{LedgerStore, Replay, SignerGuard, StateView};
+use tokio::sync::watch;
+
+/// Applied transactions that are remembered, so that a submitter learns their height.
+const INCLUDED_MAX: usize = 16_384;
+
+/// Rounds of the height in progress whose stored bodies are offered to the engine again.
+const ROUNDS_RECOVERED_MAX: u32 = 256;
+
+/// The last applied block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Height.
+    pub height: Height,
+    /// Hash.
+    pub block: BlockHash,
+    /// Root of the state after it.
+    pub root: StateRoot,
+    /// The proposer's clock.
+    pub time: TimestampMs,
+    /// Transactions in it.
+    pub transactions: u32,
+}
+
+/// See the module.
+pub struct Ledger {
+    inner: Mutex<Inner>,
+    view: StateView,
+    guard: Arc<SignerGuard>,
+    validators: ValidatorSet,
+    applied: watch::Sender<Applied>,
+    included: Mutex<Included>,
+}
+
+struct Inner {
+    host: Host,
+    store: LedgerStore,
+}
+
+#[derive(Default)]
+struct Included {
+    heights: BTreeMap<TransactionHash, Height>,
+    order: VecDeque<TransactionHash>,
+}
+
+/// Ends the process after a failed write to durable storage.
+fn fatal(what: &str, error: &dyn std::error::Error) -> ! {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    tracing::error!(
+        "cannot {what}: {text}; stopping, so that nothing is signed that is not stored. Check the disk and start the node again"
+    );
+    std::process::exit(1)
+}
+
+/// The wall clock, for header times only.
+pub fn now() -> TimestampMs {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    TimestampMs::new(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir` and replays what its state lacks.
+    pub fn open(dir: &Path, guard: &Path, genesis: &Genesis) -> anyhow::Result<Arc<Self>> {
+        let chain = genesis.chain_id();
+        let opened = storage::LedgerStore::open(dir, &chain, guard)
+            .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
+        if !matches!(opened.recovery.state, storage::StateRecovery::UpToDate) {
+            tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
+        }
+        let mut store = opened.store;
+        let host = replay(&mut store, genesis)?;
+        let tip = host.tip();
+        let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
+            Some(decided) => decode_block(&decided)?.header.time,
+            None => genesis.time,
+        };
+        let (applied, _) = watch::channel(Applied {
+            height: tip.height,
+            block: tip.block,
+            root: tip.state,
+            time,
+            transactions: 0,
+        });
+        Ok(Arc::new(Self {
+            view: store.view(),
+            guard: store.guard(),
+            validators: host.validators().clone(),
+            applied,
+            included: Mutex::default(),
+            inner: Mutex::new(Inner { host, store }),
+        }))
+    }
+
+    /// Runs a blocking method on a thread that may block.
+    pub async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let ledger = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&ledger))
+            .await
+            .unwrap_or_else(|error| fatal("finish work on the ledger", &error))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside would leave host and store apart; nothing may be signed after that.
+        self.inner.lock().unwrap_or_else(|error| fatal("use the ledger after a fault", &error))
+    }
+
+    /// The signer guard.
+    pub fn guard(&self) -> Arc<SignerGuard> {
+        Arc::clone(&self.guard)
+    }
+
+    /// The validators, fixed in this version.
+    pub const fn validators(&self) -> &ValidatorSet {
+        &self.validators
+    }
+
+    /// Follows the applied blocks.
+    pub fn follow(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// The last applied block.
+    pub fn applied(&self) -> Applied {
+        self.applied.borrow().clone()
+    }
+
+    /// Reads the state at one height.
+    pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> T) -> T {
+        self.view.read(|snapshot| f(&View::new(snapshot)))
+    }
+
+    /// Audits the whole state: the root and the sums are of one height.
+    pub fn audit(&self) -> (StateRoot, protocol::ledger::audit::Audit) {
+        self.view.read(|snapshot| (snapshot.root(), protocol::ledger::audit::audit(snapshot)))
+    }
+
+    /// Puts a transaction into the mempool.
+    pub fn submit(
+        &self,
+        transaction: VerifiedTransaction,
+    ) -> Result<TransactionHash, MempoolError> {
+        let mut inner = self.lock();
+        self.view.read(|snapshot| inner.host.mempool.insert(&State::new(snapshot), transaction))
+    }
+
+    /// Makes a transaction with the next free nonce of (account, key) and puts it into the
+    /// mempool, as one step, so that two submitters never take the same nonce.
+    pub fn submit_with(
+        &self,
+        account: &AccountId,
+        key: &PublicKey,
+        make: impl FnOnce(u64) -> Option<VerifiedTransaction>,
+    ) -> Result<Option<VerifiedTransaction>, MempoolError> {
+        let mut inner = self.lock();
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let nonce = inner.host.mempool.next_nonce(&state, account, key);
+            let Some(transaction) = make(nonce) else { return Ok(None) };
+            inner.host.mempool.insert(&state, transaction.clone())?;
+            Ok(Some(transaction))
+        })
+    }
+
+    /// Whether a transaction waits in the mempool.
+    pub fn is_pending(&self, hash: &TransactionHash) -> bool {
+        self.lock().host.mempool.contains(hash)
+    }
+
+    /// Pending transactions and their bytes.
+    pub fn mempool_size(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.host.mempool.len(), inner.host.mempool.in_order().map(|t| t.size()).sum())
+    }
+
+    /// Height at which a transaction was applied, if that was not long ago.
+    pub fn included(&self, hash: &TransactionHash) -> Option<Height> {
+        self.included.lock().unwrap_or_else(PoisonError::into_inner).heights.get(hash).copied()
+    }
+
+    /// Height in progress and its validators.
+    pub fn next(&self) -> (Height, ValidatorSet) {
+        let inner = self.lock();
+        (inner.host.height(), inner.host.validators().clone())
+    }
+
+    /// Whether a block should be built at once.
+    pub fn wants_block(&self) -> bool {
+        let inner = self.lock();
+        self.view.read(|snapshot| inner.host.wants_block(snapshot))
+    }
+
+    /// A block of what is pending, for the height in progress.
+    pub fn build(&self, key: &SecretKey) -> Result<Block, Refused> {
+        let mut inner = self.lock();
+        self.view.read(|snapshot| inner.host.build(snapshot, now(), key))
+    }
+
+    /// Checks a block for the height in progress.
+    pub fn check(&self, block: &Block) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        self.view.read(|snapshot| inner.host.check(snapshot, block))
+    }
+
+    /// Stores a body; durable when this returns.
+    pub fn store_body(&self, body: &ProposalBody) {
+        if let Err(error) = self.lock().store.proposals_mut().insert(body) {
+            fatal("store a proposed block", &error);
+        }
+    }
+
+    /// Stored bodies of a height.
+    pub fn stored_bodies(&self, height: Height) -> Vec<ProposalBody> {
+        let inner = self.lock();
+        let proposals = inner.store.proposals();
+        let mut bodies = Vec::new();
+        for round in 0..=ROUNDS_RECOVERED_MAX {
+            match proposals.for_round(height, round) {
+                Ok(found) => bodies.extend(found),
+                Err(error) => fatal("read the proposal log", &error),
+            }
+        }
+        bodies
+    }
+
+    /// Commits a decision; durable when this returns.
+    pub fn commit(&self, decided: DecidedBlock, block: &Block) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let decision = self.view.read(|state| inner.host.decide(state, decided, block))?;
+        let root = match inner.store.append_decided(&decision.decided, &decision.changes) {
+            Ok(root) => root,
+            Err(error) => fatal("store a decided block", &error),
+        };
+        self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
+        self.remember(decision.height, block);
+        self.applied.send_replace(Applied {
+            height: decision.height,
+            block: decision.block,
+            root,
+            time: block.header.time,
+            transactions: u32::try_from(block.transactions.len()).unwrap_or(u32::MAX),
+        });
+        Ok(())
+    }
+
+    fn remember(&self, height: Height, block: &Block) {
+        let mut included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
+        for transaction in &block.transactions {
+            let hash = transaction.hash();
+            included.heights.insert(hash, height);
+            included.order.push_back(hash);
+        }
+        while included.order.len() > INCLUDED_MAX {
+            if let Some(oldest) = included.order.pop_front() {
+                included.heights.remove(&oldest);
+            }
+        }
+    }
+
+    /// Keeps evidence for our next block.
+    pub fn add_evidence(&self, evidence: Evidence) {
+        let mut inner = self.lock();
+        self.view.read(|snapshot| inner.host.add_evidence(snapshot, evidence));
+    }
+
+    /// A decided block.
+    pub fn decided(&self, height: Height) -> Option<DecidedBlock> {
+        match self.lock().store.blocks().get(height) {
+            Ok(found) => found,
+            Err(error) => fatal("read the block log", &error),
+        }
+    }
+
+    /// Decided blocks from `start` on, within bounds, but one at least if there is one.
+    pub fn decided_range(
+        &self,
+        start: Height,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Vec<DecidedBlock> {
+        let mut found: Vec<DecidedBlock> = Vec::new();
+        let mut bytes = 0_usize;
+        while found.len() < count_max {
+            let next = start.plus(u64::try_from(found.len()).unwrap_or(u64::MAX));
+            let Some(decided) = self.decided(next) else { break };
+            bytes = bytes.saturating_add(decided.block.len());
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push(decided);
+        }
+        found
+    }
+
+    /// Makes the state index durable, so that the next start replays less.
+    pub fn flush(&self) {
+        if let Err(error) = self.lock().store.flush() {
+            fatal("flush the ledger state", &error);
+        }
+    }
+}
+
+/// Decodes a stored block.
+pub fn decode_block(decided: &DecidedBlock) -> anyhow::Result<Block> {
+    codec::decode(&decided.block).context("a stored block does not decode")
+}
+
+/// Brings the state up to the block log and makes the host that stands there.
+fn replay(store: &mut LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
+    let genesis_state = genesis.build().context("the genesis is not valid")?;
+    let mut host: Option<Host> = None;
+    let mut replayed = 0_u64;
+    while let Some(next) = store.next_replay().context("cannot read the block log")? {
+        match next {
+            Replay::Genesis => {
+                store.commit_genesis(&genesis_state.1).context("cannot store the genesis")?;
+            }
+            Replay::Block(decided) => {
+                let mut at = match host.take() {
+                    Some(host) => host,
+                    None => host_at_state(store, genesis)?,
+                };
+                let view = store.view();
+                let block = decode_block(&decided)?;
+                let height = at.height();
+                let decision = view
+                    .read(|state| at.decide(state, *decided, &block))
+                    .with_context(|| format!("block {height} of the log does not replay"))?;
+                let root =
+                    store.commit_replayed(&decision.changes).context("cannot replay a block")?;
+                view.read(|state| at.committed(&decision, root, state));
+                replayed += 1;
+                host = Some(at);
+            }
+        }
+    }
+    if replayed > 0 {
+        tracing::info!(blocks = replayed, "replayed the block log");
+    }
+    match host {
+        Some(host) => Ok(host),
+        None => host_at_state(store, genesis),
+    }
+}
+
+fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
+    let view = store.view();
+    let at = view.tip().context("the state has no height after replay")?;
+    let certificate = store
+        .blocks()
+        .get(at.height)
+        .context("cannot read the block log")?
+        .map(|decided| decided.certificate);
+    let tip = Tip { height: at.height, block: at.block, certificate, state: view.root() };
+    Host::new(genesis, tip).context("the genesis is not valid")
+}

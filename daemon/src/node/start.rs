@@ -1,0 +1,354 @@
+//! From a home directory to a running node, and back down in order.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use libp2p::Multiaddr;
+use protocol::amount::Height;
+use protocol::api::NodeEvent;
+use protocol::config::CheckedConfig;
+use protocol::home::{Home, NodeSecrets};
+use protocol::ids::{BlockHash, ChainId};
+use protocol::ledger::genesis::Genesis;
+use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::application::Consensus;
+use super::backend::NodeBackend;
+use super::duties::{Duties, Training};
+use super::events::Events;
+use super::ledger::Ledger;
+use super::transactions::Transactions;
+use super::{Node, blobs, gossip, home};
+use crate::api::{Jobs, Server, ServerOptions};
+use crate::blobs::{BlobConfig, BlobService};
+use crate::engine::{self, Engine, EngineConfig, EngineStatus, GuardError, GuardStep, VoteGuard};
+use crate::network::{self, MetaRequest, MetaResponse, NetworkConfig, NetworkEvent, NetworkHandle};
+use crate::worker::{Worker, WorkerConfig, WorkerHandle};
+
+/// How long a joining node asks for the genesis before it says that it cannot.
+const GENESIS_MAX: Duration = Duration::from_secs(60);
+/// How long tasks get to end at shutdown.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// The signer guard of the store, as the engine asks it.
+struct Guard(Arc<SignerGuard>);
+
+impl VoteGuard for Guard {
+    fn allow(
+        &self,
+        height: Height,
+        round: u32,
+        step: GuardStep,
+        value: Option<BlockHash>,
+    ) -> Result<bool, GuardError> {
+        let step = match step {
+            GuardStep::Propose => Step::Proposal,
+            GuardStep::Prevote => Step::Prevote,
+            GuardStep::Precommit => Step::Precommit,
+        };
+        match self.0.check(&GuardEntry { height, round, step, value }) {
+            Ok(Decision::Sign) => Ok(true),
+            Ok(Decision::Refuse(refusal)) => {
+                tracing::error!(%height, round, ?step, ?refusal, "refused to sign twice");
+                Ok(false)
+            }
+            Err(error) => Err(GuardError(error.to_string())),
+        }
+    }
+}
+
+fn addresses(texts: &[String]) -> anyhow::Result<Vec<Multiaddr>> {
+    let parse =
+        |text: &String| text.parse().with_context(|| format!("{text} is not a network address"));
+    texts.iter().map(parse).collect()
+}
+
+/// Runs the node until `token` is cancelled.
+pub async fn run(root: Home, token: CancellationToken) -> anyhow::Result<()> {
+    let config = home::config(&root)?;
+    let secrets = home::secrets(&root)?;
+    let node_id = secrets.node.public().node_id();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(std::path::PathBuf::from);
+    let socket = root.socket(config.api().socket.as_deref(), runtime.as_deref(), &node_id);
+    protocol::home::check_socket_path(&socket)?;
+    let server = Server::bind(&ServerOptions {
+        socket: socket.clone(),
+        note: Some(root.socket_note()),
+        group_read: config.api().group_read,
+    })?;
+    let tracker = TaskTracker::new();
+    let started = start(root, config, secrets, &tracker, &token).await;
+    let (node, engine) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            token.cancel();
+            tracker.close();
+            tracker.wait().await;
+            return Err(error);
+        }
+    };
+    tracing::info!(socket = %socket.display(), node = %node.id().short(), "ready");
+    let backend = Arc::new(NodeBackend::new(Arc::clone(&node), engine.clone()));
+    let serving = tokio::spawn(server.serve(backend, token.clone()));
+    let mut status = engine.status();
+    let failed = async {
+        loop {
+            if let EngineStatus::Failed(reason) = &*status.borrow_and_update() {
+                return reason.clone();
+            }
+            if status.changed().await.is_err() {
+                return "the consensus engine is gone".to_owned();
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        () = token.cancelled() => Ok(()),
+        reason = failed => if token.is_cancelled() { Ok(()) } else {
+            Err(anyhow::anyhow!("the consensus engine has failed: {reason}"))
+        },
+    };
+    tracing::info!("stopping");
+    token.cancel();
+    tracker.close();
+    if tokio::time::timeout(DRAIN_MAX, tracker.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    if let Err(error) = serving.await {
+        tracing::warn!(%error, "the local interface did not end well");
+    }
+    node.ledger.run(Ledger::flush).await;
+    tracing::info!("stopped");
+    outcome
+}
+
+async fn start(
+    root: Home,
+    config: CheckedConfig,
+    secrets: NodeSecrets,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> anyhow::Result<(Arc<Node>, Engine)> {
+    let known = home::genesis(&root)?;
+    let chain = match (&known, config.join()) {
+        (Some((_, genesis)), Some(join)) if genesis.chain_id() != join.chain() => bail!(
+            "the join string is for chain {}, but {} is the genesis of chain {}; use another home \
+             for another network",
+            join.chain().short(),
+            root.genesis().display(),
+            genesis.chain_id().short()
+        ),
+        (Some((_, genesis)), _) => genesis.chain_id(),
+        (None, Some(join)) => join.chain(),
+        (None, None) => bail!(
+            "no network to take part in: put a join string under [network] in {}, or a genesis \
+             file at {}",
+            root.config().display(),
+            root.genesis().display()
+        ),
+    };
+    let network = start_network(&config, &secrets, chain, tracker, token)?;
+    let events = network.subscribe().await;
+    let (genesis_json, genesis, events) = match known {
+        Some((json, genesis)) => (json, genesis, events),
+        None => {
+            let (json, events) = fetch_genesis(&network, events, chain).await?;
+            let genesis = home::parse_genesis(&json)?;
+            let (path, bytes) = (root.genesis(), json.clone());
+            tokio::task::spawn_blocking(move || super::notes::write(&path, &bytes))
+                .await?
+                .context("cannot store the genesis")?;
+            (json, genesis, events)
+        }
+    };
+    network.set_genesis(genesis_json.clone()).await;
+    let node =
+        assemble(root, config, secrets, network, genesis_json, &genesis, tracker, token).await?;
+    let engine = start_tasks(&node, events);
+    Ok((node, engine))
+}
+
+fn start_network(
+    config: &CheckedConfig,
+    secrets: &NodeSecrets,
+    chain: ChainId,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> anyhow::Result<NetworkHandle> {
+    let mut bootstrap = addresses(&config.network().persistent_peers)?;
+    if let Some(join) = config.join() {
+        bootstrap.extend(addresses(join.addresses())?);
+    }
+    let settings = NetworkConfig {
+        listen: addresses(&config.network().listen)?,
+        bootstrap,
+        connections_max: config.network().connections_max,
+        ..NetworkConfig::loopback(chain)
+    };
+    network::start(settings, &secrets.node, tracker, token.clone()).context(
+        "cannot start the network; if an address is in use, change `listen` under [network]",
+    )
+}
+
+/// Asks peers for the genesis of `chain` and checks that it is.
+async fn fetch_genesis(
+    network: &NetworkHandle,
+    mut events: tokio::sync::mpsc::Receiver<NetworkEvent>,
+    chain: ChainId,
+) -> anyhow::Result<(Vec<u8>, tokio::sync::mpsc::Receiver<NetworkEvent>)> {
+    tracing::info!(chain = %chain.short(), "asking for the genesis");
+    let search = async {
+        while let Some(event) = events.recv().await {
+            let NetworkEvent::Connected(peer) = event else { continue };
+            match network.request(peer, MetaRequest::Genesis).await {
+                Ok(MetaResponse::Genesis(Some(json))) => match home::parse_genesis(&json) {
+                    Ok(genesis) if genesis.chain_id() == chain => return Some(json),
+                    Ok(_) | Err(_) => {
+                        network.report(peer, network::Severity::Fatal, "a false genesis");
+                    }
+                },
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%peer, %error, "no genesis"),
+            }
+        }
+        None
+    };
+    let found = tokio::time::timeout(GENESIS_MAX, search).await.ok().flatten().context(
+        "no peer gave the genesis of the network; check that a node of the join string runs and \
+         that its address can be reached from here",
+    )?;
+    Ok((found, events))
+}
+
+#[expect(clippy::too_many_arguments, reason = "it is where everything comes together, once")]
+async fn assemble(
+    root: Home,
+    config: CheckedConfig,
+    secrets: NodeSecrets,
+    network: NetworkHandle,
+    genesis_json: Vec<u8>,
+    genesis: &Genesis,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> anyhow::Result<Arc<Node>> {
+    let chain = genesis.chain_id();
+    let (data, guard) = (root.data(), root.root().join("guard").join("signatures.log"));
+    let (dir, genesis) = (data.clone(), genesis.clone());
+    let ledger =
+        tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis)).await??;
+    let store = tokio::task::spawn_blocking(move || BlobStore::open(&data))
+        .await?
+        .context("cannot open the blob store")?;
+    let withheld = blobs::Withheld::default();
+    let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
+    let service = BlobService::start(
+        BlobConfig::default(),
+        network.clone(),
+        store.clone(),
+        Arc::new(move |hash: &_| policy_withheld.allows(&policy_ledger, hash)),
+        tracker.clone(),
+        token.clone(),
+    )?;
+    let worker = start_worker(&root, &config, tracker, token)?;
+    let account = secrets.account.public().account_id();
+    let arrivals = Arc::new(Notify::new());
+    let transactions =
+        Transactions::new(Arc::clone(&ledger), network.clone(), chain, account, arrivals);
+    Ok(Arc::new(Node {
+        home: root,
+        config,
+        secrets,
+        chain,
+        genesis_json,
+        ledger,
+        network,
+        store,
+        blobs: service,
+        withheld,
+        worker,
+        transactions,
+        events: Events::default(),
+        jobs: Jobs::new(tracker.clone(), token.clone()),
+        training: Training::default(),
+        best_known: AtomicU64::new(0),
+        started: Instant::now(),
+        token: token.clone(),
+        tracker: tracker.clone(),
+    }))
+}
+
+fn start_worker(
+    root: &Home,
+    config: &CheckedConfig,
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+) -> anyhow::Result<WorkerHandle> {
+    let settings = config.worker();
+    if !settings.enabled {
+        return Ok(Worker::disabled());
+    }
+    let own = std::env::current_exe().context("cannot find this program's own path")?;
+    let command = home::worker_command(&settings.command, &own)?;
+    let worker = WorkerConfig {
+        threads: settings.threads,
+        nice: settings.nice,
+        memory_max_mib: settings.memory_max_mib,
+        ..WorkerConfig::new(command, root.root().join("worker"))
+    };
+    Ok(Worker::start(worker, tracker, token.clone()))
+}
+
+fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEvent>) -> Engine {
+    let key = &node.secrets.consensus;
+    let validates = node.ledger.validators().get(&key.public().validator_id()).is_some();
+    let mut engine_config = EngineConfig::new(
+        node.chain,
+        node.id().short(),
+        node.home.data().join("consensus.wal"),
+        validates.then(|| key.clone()),
+    );
+    engine_config.block_wait = Duration::from_millis(u64::from(node.config.chain().block_wait_ms));
+    let application = Arc::new(Consensus {
+        ledger: Arc::clone(&node.ledger),
+        key: key.clone(),
+        arrivals: node.transactions.arrivals(),
+    });
+    let engine = engine::start(
+        engine_config,
+        node.network.clone(),
+        application,
+        Arc::new(Guard(node.ledger.guard())),
+        &node.tracker,
+        node.token.clone(),
+    );
+    node.tracker.spawn(gossip::run(Arc::clone(node), events));
+    node.tracker.spawn(Box::pin(Duties::new(Arc::clone(node)).run()));
+    node.tracker.spawn(tell_blocks(Arc::clone(node)));
+    engine
+}
+
+/// Tells listeners of blocks and of rounds that moved on.
+async fn tell_blocks(node: Arc<Node>) {
+    let mut applied = node.ledger.follow();
+    let mut phases = std::collections::BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = node.token.cancelled() => break,
+            changed = applied.changed() => if changed.is_err() { break },
+        }
+        let block = applied.borrow_and_update().clone();
+        node.events.tell(&NodeEvent::Block {
+            height: block.height,
+            hash: block.block,
+            time_ms: block.time,
+            transactions: block.transactions,
+        });
+        for event in super::backend::round_events(&node, &mut phases) {
+            node.events.tell(&event);
+        }
+    }
+}

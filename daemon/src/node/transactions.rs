@@ -1,0 +1,250 @@
+//! Sending transactions: sign, keep, gossip, wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use protocol::amount::{Credits, Height};
+use protocol::api::{ApiError, ErrorCode, TransactionReceipt};
+use protocol::codec;
+use protocol::gossip::TransactionBatch;
+use protocol::host::MempoolError;
+use protocol::ids::{AccountId, ChainId, TransactionHash};
+use protocol::keys::SecretKey;
+use protocol::ledger::Rejection;
+use protocol::transaction::{Payload, SignedTransaction, Transaction, VerifiedTransaction};
+use tokio::sync::{Mutex, Notify};
+
+use super::ledger::Ledger;
+use crate::network::{Acceptance, GossipMessage, NetworkHandle, Severity, Topic};
+
+/// Own transactions that are sent again until they are applied.
+const OWN_MAX: usize = 256;
+/// Blocks after which an own transaction that is neither applied nor pending is given up.
+const GIVE_UP_BLOCKS: u64 = 1_000;
+
+/// See the module.
+pub struct Transactions {
+    ledger: Arc<Ledger>,
+    network: NetworkHandle,
+    chain: ChainId,
+    account: AccountId,
+    sequence: AtomicU64,
+    own: Mutex<Vec<(VerifiedTransaction, Height)>>,
+    arrivals: Arc<Notify>,
+}
+
+/// Turns a refusal of the mempool into an answer for people.
+pub fn refusal(error: &MempoolError) -> ApiError {
+    match error {
+        MempoolError::Rejected(rejection) => rejected(rejection),
+        MempoolError::Full => ApiError::unavailable(error.to_string()),
+        _ => ApiError::conflict(error.to_string()),
+    }
+}
+
+/// Turns a rule's refusal into an answer for people.
+pub fn rejected(rejection: &Rejection) -> ApiError {
+    let code = match rejection {
+        Rejection::InsufficientFunds { .. } => ErrorCode::InsufficientFunds,
+        Rejection::Unknown(_) => ErrorCode::NotFound,
+        Rejection::NotAuthorized | Rejection::ForeignChain => ErrorCode::Denied,
+        Rejection::Document(_) | Rejection::ZeroAmount => ErrorCode::BadRequest,
+        _ => ErrorCode::Conflict,
+    };
+    ApiError::new(code, rejection.to_string())
+}
+
+impl Transactions {
+    /// For one account on one chain; `arrivals` is rung when there is something to put in a block.
+    pub fn new(
+        ledger: Arc<Ledger>,
+        network: NetworkHandle,
+        chain: ChainId,
+        account: AccountId,
+        arrivals: Arc<Notify>,
+    ) -> Self {
+        let sequence = AtomicU64::new(super::ledger::now().get());
+        Self { ledger, network, chain, account, sequence, own: Mutex::default(), arrivals }
+    }
+
+    /// Rung when a transaction has come in.
+    pub fn arrivals(&self) -> Arc<Notify> {
+        Arc::clone(&self.arrivals)
+    }
+
+    /// Signs a payload and sends it. A rule that would refuse it now is an error at once.
+    pub async fn send(
+        &self,
+        key: &SecretKey,
+        payload: Payload,
+    ) -> Result<TransactionHash, ApiError> {
+        let key = key.clone();
+        let (account, chain) = (self.account, self.chain);
+        let sent = self
+            .ledger
+            .run(move |ledger| {
+                let public = key.public();
+                let make = |nonce| {
+                    let transaction = Transaction {
+                        chain,
+                        account,
+                        key: public,
+                        nonce,
+                        tip: Credits::ZERO,
+                        fee_payer: None,
+                        payload,
+                    };
+                    SignedTransaction::sign(transaction, &key).verify(&chain).ok()
+                };
+                let transaction = ledger
+                    .submit_with(&account, &public, make)
+                    .map_err(|error| refusal(&error))?
+                    .ok_or_else(|| ApiError::bad_request("the transaction is too large"))?;
+                Ok::<_, ApiError>(transaction)
+            })
+            .await?;
+        self.arrivals.notify_one();
+        let hash = sent.hash();
+        let mut own = self.own.lock().await;
+        if own.len() < OWN_MAX {
+            own.push((sent.clone(), self.ledger.applied().height));
+        }
+        drop(own);
+        self.publish(vec![sent.signed().clone()]).await;
+        Ok(hash)
+    }
+
+    /// Signs, sends and waits until the transaction is final.
+    pub async fn send_and_wait(
+        &self,
+        key: &SecretKey,
+        payload: Payload,
+        patience: Duration,
+    ) -> Result<TransactionReceipt, ApiError> {
+        self.precheck(key, &payload)?;
+        let mut applied = self.ledger.follow();
+        let hash = self.send(key, payload).await?;
+        let wait = async {
+            loop {
+                if let Some(height) = self.ledger.included(&hash) {
+                    return Ok(TransactionReceipt { transaction: hash, height });
+                }
+                if !self.ledger.run(move |ledger| ledger.is_pending(&hash)).await
+                    && self.ledger.included(&hash).is_none()
+                {
+                    return Err(ApiError::conflict(
+                        "the ledger refused the transaction: the state has changed meanwhile",
+                    )
+                    .with_hint("look at the state and try again"));
+                }
+                if applied.changed().await.is_err() {
+                    return Err(ApiError::unavailable("the node is shutting down"));
+                }
+            }
+        };
+        tokio::time::timeout(patience, wait).await.unwrap_or_else(|_| {
+            Err(ApiError::new(
+                ErrorCode::TimedOut,
+                format!("no block with the transaction within {} s", patience.as_secs()),
+            )
+            .with_hint("it may still be applied: `ayni status` says whether blocks come"))
+        })
+    }
+
+    /// Tries a payload against the state as it is, so that people learn at once why not.
+    fn precheck(&self, key: &SecretKey, payload: &Payload) -> Result<(), ApiError> {
+        let public = key.public();
+        let (account, chain) = (self.account, self.chain);
+        let tried = self.ledger.read(|view| {
+            let nonce = view.nonce(&account, &public);
+            let transaction = Transaction {
+                chain,
+                account,
+                key: public,
+                nonce,
+                tip: Credits::ZERO,
+                fee_payer: None,
+                payload: payload.clone(),
+            };
+            let Ok(verified) = SignedTransaction::sign(transaction, key).verify(&chain) else {
+                return Ok(());
+            };
+            protocol::ledger::try_transaction(view, &chain, None, &verified).map(|_| ())
+        });
+        tried.map_err(|rejection| rejected(&rejection))
+    }
+
+    async fn publish(&self, transactions: Vec<SignedTransaction>) {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let batch = TransactionBatch { sequence, transactions };
+        if let Ok(bytes) = codec::encode_checked(&batch) {
+            self.network.publish(Topic::Transactions, bytes).await;
+        }
+    }
+
+    /// Sends own transactions again that are not applied yet; call it every few seconds.
+    pub async fn resend(&self) {
+        let height = self.ledger.applied().height;
+        let mut own = self.own.lock().await;
+        let mut waiting = Vec::new();
+        for (transaction, since) in std::mem::take(&mut *own) {
+            let hash = transaction.hash();
+            let gone = self.ledger.included(&hash).is_some()
+                || height.get() > since.get().saturating_add(GIVE_UP_BLOCKS);
+            if !gone && self.ledger.run(move |ledger| ledger.is_pending(&hash)).await {
+                waiting.push((transaction, since));
+            }
+        }
+        own.clone_from(&waiting);
+        drop(own);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (transaction, _) in waiting {
+            bytes += transaction.size();
+            if bytes > protocol::limits::TRANSACTION_BATCH_BYTES_MAX / 2 {
+                break;
+            }
+            batch.push(transaction.signed().clone());
+        }
+        if !batch.is_empty() {
+            self.publish(batch).await;
+        }
+    }
+
+    /// Takes in a batch from gossip.
+    pub async fn receive(&self, message: GossipMessage) {
+        let chain = self.chain;
+        let bytes = message.bytes;
+        let acceptance = self
+            .ledger
+            .run(move |ledger| {
+                let Ok(batch) = codec::decode::<TransactionBatch>(&bytes) else {
+                    return Acceptance::Reject;
+                };
+                if batch.transactions.is_empty() {
+                    return Acceptance::Reject;
+                }
+                let mut useful = false;
+                for signed in batch.transactions {
+                    let Ok(verified) = signed.verify(&chain) else { return Acceptance::Reject };
+                    match ledger.submit(verified) {
+                        Ok(_) | Err(MempoolError::Known) => useful = true,
+                        Err(_) => {}
+                    }
+                }
+                if useful { Acceptance::Accept } else { Acceptance::Ignore }
+            })
+            .await;
+        if acceptance == Acceptance::Reject {
+            self.report(message.source, "a batch of transactions that does not verify");
+        }
+        self.arrivals.notify_one();
+        self.network.validate(message.id, message.from, acceptance).await;
+    }
+
+    fn report(&self, peer: PeerId, reason: &'static str) {
+        self.network.report(peer, Severity::LowTolerance, reason);
+    }
+}
