@@ -1,0 +1,1 @@
+//! A raw peer that speaks the protocols but not the truth.

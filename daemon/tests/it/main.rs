@@ -1,0 +1,6 @@
+//! Consensus and network of in-process nodes over loopback QUIC.
+
+mod attack;
+mod chain;
+mod ledger;
+mod node;
