@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 use super::application::{Application, ApplicationError, BlockVerdict, BuildRequest};
 use super::certificate::{to_evidence, to_extended, to_protocol_certificate};
 use super::codec::{SYNC_BATCH_MAX, stream_message};
-use super::context::{Address, AyniContext, Height, Part, Value, ValidatorSet, defined};
+use super::context::{Address, AyniContext, Height, Part, ValidatorSet, Value, defined};
 use super::proposals::{self, Judged, Place, Proposals};
 use crate::network::wire::SYNC_RESPONSE_BYTES_MAX;
 
@@ -178,9 +178,9 @@ impl AppLoop {
                 let _ = reply.send(None);
             }
             AppMsg::VerifyVoteExtensions { extensions, reply, .. } => {
-                let refused = extensions.into_iter().map(|(who, ())| {
-                    (who, Err(VoteExtensionError::InvalidVoteExtension))
-                });
+                let refused = extensions
+                    .into_iter()
+                    .map(|(who, ())| (who, Err(VoteExtensionError::InvalidVoteExtension)));
                 let _ = reply.send(refused.collect());
             }
             AppMsg::GetValue { .. } | AppMsg::Finalized { .. } => {
@@ -257,11 +257,8 @@ impl AppLoop {
             let _ = reply.send(LocallyProposedValue::new(Height(height), round, value));
             return Ok(None);
         }
-        let wait_max = if self.is_catching_up {
-            Duration::ZERO
-        } else {
-            self.block_wait.min(timeout / 2)
-        };
+        let wait_max =
+            if self.is_catching_up { Duration::ZERO } else { self.block_wait.min(timeout / 2) };
         let request = BuildRequest { height, round: number, wait_max };
         let application = Arc::clone(&self.application);
         let future: Building = Box::pin(async move {
@@ -287,11 +284,8 @@ impl AppLoop {
             .map_err(|error| ApplicationError(format!("built a block that is refused: {error}")))?;
         let body = self.offer(build.height, build.round, hash, bytes).await?;
         self.publish(body).await;
-        let value = LocallyProposedValue::new(
-            Height(build.height),
-            Round::new(build.round),
-            Value(hash),
-        );
+        let value =
+            LocallyProposedValue::new(Height(build.height), Round::new(build.round), Value(hash));
         let _ = build.reply.send(value);
         Ok(())
     }

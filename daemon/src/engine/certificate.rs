@@ -15,10 +15,7 @@ pub fn to_protocol_certificate(certificate: &EngineCertificate<AyniContext>) -> 
     let mut signatures: Vec<CommitSignature> = certificate
         .commit_signatures
         .iter()
-        .map(|entry| CommitSignature {
-            validator: entry.address.0,
-            signature: entry.signature.0,
-        })
+        .map(|entry| CommitSignature { validator: entry.address.0, signature: entry.signature.0 })
         .collect();
     signatures.sort_by_key(|entry| entry.validator);
     signatures.dedup_by_key(|entry| entry.validator);
@@ -31,7 +28,9 @@ pub fn to_protocol_certificate(certificate: &EngineCertificate<AyniContext>) -> 
 }
 
 /// The engine's certificate, as value sync carries it.
-pub(crate) fn to_extended(certificate: CommitCertificate) -> ExtendedCommitCertificate<AyniContext> {
+pub(crate) fn to_extended(
+    certificate: CommitCertificate,
+) -> ExtendedCommitCertificate<AyniContext> {
     ExtendedCommitCertificate {
         height: Height(certificate.height),
         round: Round::new(certificate.round),

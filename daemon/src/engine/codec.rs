@@ -419,10 +419,8 @@ impl Codec<Response<AyniContext>> for EngineCodec {
                 return Err(EngineCodecError::Limit("signatures"));
             }
             round(decided.certificate.round)?;
-            values.push(RawDecidedValue::new(
-                decided.block.into(),
-                to_extended(decided.certificate),
-            ));
+            values
+                .push(RawDecidedValue::new(decided.block.into(), to_extended(decided.certificate)));
         }
         Ok(Response::ValueResponse(ValueResponse::new(Height(wire.start), values)))
     }

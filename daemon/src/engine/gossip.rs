@@ -82,17 +82,13 @@ pub(super) fn check(
             }
             // The engine verifies certificates as a whole; here their signers must be known.
             Ok(LivenessMsg::PolkaCertificate(polka)) => {
-                let known = polka
-                    .polka_signatures
-                    .iter()
-                    .all(|entry| is_known(validators, &entry.address));
+                let known =
+                    polka.polka_signatures.iter().all(|entry| is_known(validators, &entry.address));
                 deliver(accept_known(known), || NetworkEvent::PolkaCertificate(from, polka))
             }
             Ok(LivenessMsg::SkipRoundCertificate(round)) => {
-                let known = round
-                    .round_signatures
-                    .iter()
-                    .all(|entry| is_known(validators, &entry.address));
+                let known =
+                    round.round_signatures.iter().all(|entry| is_known(validators, &entry.address));
                 deliver(accept_known(known), || NetworkEvent::RoundCertificate(from, round))
             }
             Err(_) => Checked::Drop(Acceptance::Reject),
@@ -137,9 +133,7 @@ fn check_vote(
     let who = super::context::Address(vote.message.inner().validator);
     match validators.and_then(|set| set.get_by_address(&who)) {
         None => Acceptance::Ignore,
-        Some(voter) => {
-            accept_if(verifier.vote(&vote.message, &vote.signature, voter.public_key()))
-        }
+        Some(voter) => accept_if(verifier.vote(&vote.message, &vote.signature, voter.public_key())),
     }
 }
 
@@ -158,15 +152,16 @@ fn check_part(
     match validators.and_then(|set| set.get_by_address(&who)) {
         None => Acceptance::Ignore,
         Some(proposer) => accept_if(
-            proposals::open(&body.block, &body.offer.block).is_some() && proposer
-                .public_key()
-                .verify(
-                    Namespace::ProposalPart,
-                    &verifier.chain,
-                    &codec::encode(&body.offer),
-                    &body.signature,
-                )
-                .is_ok(),
+            proposals::open(&body.block, &body.offer.block).is_some()
+                && proposer
+                    .public_key()
+                    .verify(
+                        Namespace::ProposalPart,
+                        &verifier.chain,
+                        &codec::encode(&body.offer),
+                        &body.signature,
+                    )
+                    .is_ok(),
         ),
     }
 }

@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use libp2p::PeerId;
 use malachite_codec::Codec;
-use malachite_engine::network::{
-    Msg, NetworkEvent, NetworkRef, PersistentPeerError, Status,
-};
+use malachite_engine::network::{Msg, NetworkEvent, NetworkRef, PersistentPeerError, Status};
 use malachite_engine::util::output_port::OutputPort;
 use malachite_network::Channel;
 use malachite_peer::PeerId as EnginePeerId;
@@ -30,9 +28,7 @@ use super::codec::EngineCodec;
 use super::context::{AyniContext, ValidatorSet};
 use super::gossip::{self, Checked};
 use super::signing::StrictVerifier;
-use crate::network::{
-    EngineEvent, NetworkHandle, RequestFailure, Severity, SyncRequestId, Topic,
-};
+use crate::network::{EngineEvent, NetworkHandle, RequestFailure, Severity, SyncRequestId, Topic};
 
 /// Events that a subscriber may lag behind before it loses some. The engine recovers lost votes
 /// by rebroadcast and lost values by sync.
@@ -146,12 +142,7 @@ async fn pump(
 
 /// Registers a peer's request and hands it to the engine; false when it is malformed or too many
 /// wait.
-fn take_request(
-    shared: &Mutex<Shared>,
-    id: SyncRequestId,
-    peer: &PeerId,
-    bytes: Vec<u8>,
-) -> bool {
+fn take_request(shared: &Mutex<Shared>, id: SyncRequestId, peer: &PeerId, bytes: Vec<u8>) -> bool {
     let (Some(from), Ok(request)) = (to_engine_peer(peer), EngineCodec.decode(bytes.into())) else {
         return false;
     };
@@ -170,8 +161,7 @@ fn relay(shared: &Mutex<Shared>, event: EngineEvent) {
     let mut shared = lock(shared);
     match event {
         EngineEvent::Listening(address) => {
-            let Ok(address) =
-                address.to_string().parse::<malachite_engine::network::Multiaddr>()
+            let Ok(address) = address.to_string().parse::<malachite_engine::network::Multiaddr>()
             else {
                 return;
             };
@@ -297,8 +287,7 @@ impl Actor for NetworkActor {
             Msg::PublishProposalPart(part) => self.publish(Topic::Parts, &part).await,
             Msg::BroadcastStatus(status) => self.broadcast_status(status).await,
             Msg::OutgoingRequest(peer, request, reply) => {
-                let (Some(peer), Ok(bytes)) =
-                    (to_swarm_peer(&peer), EngineCodec.encode(&request))
+                let (Some(peer), Ok(bytes)) = (to_swarm_peer(&peer), EngineCodec.encode(&request))
                 else {
                     tracing::error!(%peer, "cannot encode a sync request");
                     return Ok(());

@@ -171,10 +171,8 @@ impl Proposals {
 pub(super) fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
     let block: Block = protocol::codec::decode(bytes).ok()?;
     let header = &block.header;
-    let certificate = block
-        .parent_certificate
-        .as_ref()
-        .map_or(ContentHash::default(), CommitCertificate::hash);
+    let certificate =
+        block.parent_certificate.as_ref().map_or(ContentHash::default(), CommitCertificate::hash);
     let is_bound = header.hash() == *hash
         && header.transactions == Block::contents_root(&block.transactions, &block.evidence)
         && header.parent_certificate == certificate;

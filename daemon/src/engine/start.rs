@@ -359,11 +359,7 @@ impl Supervisor {
         Box::pin(built).await.map_err(|error| failed(&error))
     }
 
-    fn consensus(
-        &self,
-        may_vote: bool,
-        verifier: StrictVerifier,
-    ) -> ConsensusContext<AyniContext> {
+    fn consensus(&self, may_vote: bool, verifier: StrictVerifier) -> ConsensusContext<AyniContext> {
         match &self.config.key {
             Some(key) if may_vote => {
                 let signer = GuardedSigner {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use libp2p::gossipsub::{
-    self, IdentityTransform, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams,
+    self, IdentTopic, IdentityTransform, MessageAuthenticity, MessageId, PeerScoreParams,
     PeerScoreThresholds, TopicScoreParams, ValidationMode, WhitelistSubscriptionFilter,
 };
 use libp2p::identity::Keypair;

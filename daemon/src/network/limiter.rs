@@ -58,10 +58,8 @@ impl<P: Ord + Copy> Limiter<P> {
     /// Takes `amount` tokens; false when the bucket does not hold them.
     pub fn take(&mut self, now: Duration, peer: P, what: Rationed, amount: f64) -> bool {
         let (size, refill) = what.quota();
-        let bucket = self
-            .buckets
-            .entry((peer, what))
-            .or_insert(Bucket { tokens: size, updated: now });
+        let bucket =
+            self.buckets.entry((peer, what)).or_insert(Bucket { tokens: size, updated: now });
         let elapsed = now.saturating_sub(bucket.updated).as_secs_f64();
         bucket.tokens = (bucket.tokens + elapsed * refill).min(size);
         bucket.updated = now;

@@ -64,9 +64,7 @@ impl NetworkConfig {
     pub fn loopback(chain: ChainId) -> Self {
         Self {
             chain,
-            listen: vec![
-                "/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("a valid address"),
-            ],
+            listen: vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("a valid address")],
             bootstrap: Vec::new(),
             peers_target: 24,
             connections_max: 256,

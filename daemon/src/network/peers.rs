@@ -133,12 +133,7 @@ impl PeerBook {
 
     /// Dials that are due: configured peers always, learned ones while fewer than `target` are
     /// connected, at most four of those at a time.
-    pub fn due(
-        &mut self,
-        now: Duration,
-        connected: &BTreeSet<PeerId>,
-        target: usize,
-    ) -> Vec<Dial> {
+    pub fn due(&mut self, now: Duration, connected: &BTreeSet<PeerId>, target: usize) -> Vec<Dial> {
         let mut dials = Vec::new();
         for entry in &mut self.configured {
             if entry.peer.is_some_and(|peer| connected.contains(&peer) || peer == self.local)
@@ -198,7 +193,10 @@ fn with_peer(address: Multiaddr, peer: PeerId) -> Option<Multiaddr> {
     let mut parts = address.iter();
     let host = matches!(
         parts.next()?,
-        Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_)
+        Protocol::Ip4(_)
+            | Protocol::Ip6(_)
+            | Protocol::Dns(_)
+            | Protocol::Dns4(_)
             | Protocol::Dns6(_)
     );
     let port = match parts.next()? {
@@ -248,11 +246,14 @@ mod tests {
         book.learn(peer, (1..100).map(address));
         assert_eq!(book.known[&peer].addresses.len(), ADDRESSES_MAX);
         let other = PeerId::random();
-        book.learn(other, [
-            "/memory/7".parse().expect("an address"),
-            address(9).with_p2p(peer).expect("no peer yet"),
-            address(0),
-        ]);
+        book.learn(
+            other,
+            [
+                "/memory/7".parse().expect("an address"),
+                address(9).with_p2p(peer).expect("no peer yet"),
+                address(0),
+            ],
+        );
         assert!(!book.known.contains_key(&other));
         for _ in 0..KNOWN_MAX * 2 {
             book.learn(PeerId::random(), [address(5)]);

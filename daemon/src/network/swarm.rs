@@ -77,15 +77,11 @@ pub(super) struct Task {
     pub(super) limiter: Limiter<PeerId>,
     pub(super) local: LocalInfo,
     pub(super) next_id: u64,
-    pub(super) sync_in: Waiting<
-        SyncRequestId,
-        (request_response::InboundRequestId, ResponseChannel<Vec<u8>>),
-    >,
+    pub(super) sync_in:
+        Waiting<SyncRequestId, (request_response::InboundRequestId, ResponseChannel<Vec<u8>>)>,
     pub(super) sync_out: Waiting<request_response::OutboundRequestId, SyncRequestId>,
-    pub(super) meta_in: Waiting<
-        MetaRequestId,
-        (request_response::InboundRequestId, ResponseChannel<MetaResponse>),
-    >,
+    pub(super) meta_in:
+        Waiting<MetaRequestId, (request_response::InboundRequestId, ResponseChannel<MetaResponse>)>,
     pub(super) meta_out: Waiting<request_response::OutboundRequestId, MetaWaiter>,
 }
 
@@ -272,8 +268,8 @@ impl Task {
             Command::Listeners(reply) => {
                 let local = *self.swarm.local_peer_id();
                 let listeners = self.swarm.listeners().cloned();
-                let _ =
-                    reply.send(listeners.filter_map(|address| address.with_p2p(local).ok()).collect());
+                let _ = reply
+                    .send(listeners.filter_map(|address| address.with_p2p(local).ok()).collect());
             }
             Command::Report(peer, severity, reason) => self.report(peer, severity, reason),
             Command::Disconnect(peer) => {

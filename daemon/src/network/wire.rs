@@ -136,9 +136,7 @@ impl MetaResponse {
             (MetaRequest::Genesis, Self::Genesis(bytes)) => {
                 bytes.as_ref().is_none_or(|bytes| bytes.len() <= GENESIS_BYTES_MAX)
             }
-            (MetaRequest::HasBlobs(asked), Self::HasBlobs(answers)) => {
-                asked.len() == answers.len()
-            }
+            (MetaRequest::HasBlobs(asked), Self::HasBlobs(answers)) => asked.len() == answers.len(),
             (MetaRequest::Status, Self::Status(status)) => {
                 status.peers.len() <= PEERS_PER_STATUS_MAX
                     && status.peers.iter().all(|peer| peer.len() <= ADDRESS_BYTES_MAX)
