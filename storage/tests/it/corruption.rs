@@ -3,7 +3,7 @@
 use std::fs;
 
 use ayni_storage::block_log::{BlockLog, BlockLogError};
-use ayni_storage::ledger::{LedgerStore, OpenError, ReplayCause, StateDamage, StateRecovery};
+use ayni_storage::ledger::{OpenError, ReplayCause, StateDamage, StateRecovery};
 use ayni_storage::record::{LogKind, RecordError, RecordLog};
 use ayni_storage::state::LedgerState;
 use protocol::amount::Height;
@@ -81,7 +81,7 @@ fn a_damaged_block_log_stops_the_node() {
     let last = bytes.len() - 1;
     bytes[last] ^= 0x80;
     fs::write(&path, &bytes).unwrap();
-    let refused = LedgerStore::open(&place.data(), &CHAIN, &place.guard()).unwrap_err();
+    let refused = place.refusal(&CHAIN);
     let OpenError::BlockLog(BlockLogError::Record(RecordError::Corrupt { index, .. })) = refused
     else {
         panic!("{refused}");

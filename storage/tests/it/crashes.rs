@@ -16,7 +16,9 @@ use ayni_storage::{BlobStore, FileError};
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, ContentHash};
 
-use crate::support::{CHAIN, Draw, block, body, changes, expected_root, open, replay};
+use crate::support::{
+    CHAIN, Draw, block, body, changes, expected_root, locking, open, replay, start,
+};
 
 const CHILD: &str = "AYNI_STORAGE_TEST_CHILD";
 const RUN: &str = "AYNI_STORAGE_TEST_RUN";
@@ -32,39 +34,25 @@ fn child_dir() -> Option<std::path::PathBuf> {
     env::var_os(CHILD).map(Into::into)
 }
 
-fn child_command(
-    test: &str,
-    dir: &Path,
-) -> (std::path::PathBuf, [String; 4], &'static str, std::ffi::OsString) {
-    let arguments = [test, "--exact", "--nocapture", "--test-threads=1"].map(String::from);
-    (env::current_exe().unwrap(), arguments, CHILD, dir.into())
+/// The arguments that make this test binary run one test.
+fn only(test: &str) -> [&str; 4] {
+    [test, "--exact", "--nocapture", "--test-threads=1"]
 }
 
 fn spawn(test: &str, dir: &Path, run: u64) -> Child {
-    let (program, arguments, key, value) = child_command(test, dir);
-    Command::new(program)
-        .args(arguments)
-        .env(key, value)
-        .env(RUN, run.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(only(test)).env(CHILD, dir).env(RUN, run.to_string());
+    start(command.stdout(Stdio::piped()).stderr(Stdio::null()))
 }
 
 /// As [`spawn`], to its end, with files limited to `blocks` of 512 bytes: a write past that fails
 /// half-way, as on a full disk.
 fn run_with_small_files(test: &str, dir: &Path, blocks: u64) -> Vec<String> {
-    let (program, arguments, key, value) = child_command(test, dir);
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    let output = Command::new("sh")
-        .arg("-c")
-        .arg(script)
-        .arg(program)
-        .args(arguments)
-        .env(key, value)
-        .output()
-        .unwrap();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).arg(env::current_exe().unwrap()).args(only(test));
+    command.env(CHILD, dir).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = start(&mut command).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
 }
@@ -238,7 +226,8 @@ fn a_full_disk_stops_signing() {
     let said = run_with_small_files("crashes::child_full_guard", dir.path(), 8);
     let signed = said.iter().filter(|line| line.starts_with("signed")).count() as u64;
     assert!(signed > 20);
-    let (guard, torn) = SignerGuard::open(&dir.path().join("signed.log"), &CHAIN).unwrap();
+    let (guard, torn) =
+        locking(|| SignerGuard::open(&dir.path().join("signed.log"), &CHAIN)).unwrap();
     assert_eq!((torn, guard.highest()), (None, Some(Height::new(signed))));
 }
 

@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, ChainId};
 
-use crate::support::CHAIN;
+use crate::support::{CHAIN, locking};
 
 fn open(path: &Path) -> SignerGuard {
-    SignerGuard::open(path, &CHAIN).unwrap().0
+    locking(|| SignerGuard::open(path, &CHAIN)).unwrap().0
 }
 
 fn entry(height: u64, round: u32, step: Step, value: Option<u8>) -> GuardEntry {
@@ -104,7 +104,7 @@ fn one_process_and_one_network_per_guard() {
     let second = SignerGuard::open(&path, &CHAIN).unwrap_err();
     assert!(matches!(second, GuardError::Lock(_)), "{second}");
     drop(guard);
-    let other = SignerGuard::open(&path, &ChainId::from_bytes([9; 32])).unwrap_err();
+    let other = locking(|| SignerGuard::open(&path, &ChainId::from_bytes([9; 32]))).unwrap_err();
     assert!(matches!(other, GuardError::Record(_)), "{other}");
 }
 

@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use ayni_storage::ledger::{
-    AppendError, LedgerStore, OpenError, ReplayCause, StateDamage, StateRecovery,
-};
+use ayni_storage::ledger::{AppendError, OpenError, ReplayCause, StateDamage, StateRecovery};
 use ayni_storage::lock::LockError;
 use ayni_storage::signer_guard::{Decision, GuardEntry, Refusal, Step};
 use ayni_storage::state::LedgerState;
@@ -118,11 +116,11 @@ fn a_state_of_another_history_is_not_believed() {
 fn one_process_and_one_network_per_directory() {
     let place = Place::new();
     let opened = place.open();
-    let second = LedgerStore::open(&place.data(), &CHAIN, &place.guard()).unwrap_err();
+    let second = place.refusal(&CHAIN);
     assert!(matches!(second, OpenError::Lock(LockError::InUse { .. })), "{second}");
     drop(opened);
     let other = ChainId::from_bytes([9; 32]);
-    let refused = LedgerStore::open(&place.data(), &other, &place.guard()).unwrap_err();
+    let refused = place.refusal(&other);
     assert!(matches!(refused, OpenError::Identity(_)), "{refused}");
 }
 
@@ -171,7 +169,7 @@ fn an_open_view_does_not_cost_the_state() {
     replay(&mut opened.store);
     let view = opened.store.view();
     drop(opened);
-    let refused = LedgerStore::open(&place.data(), &CHAIN, &place.guard()).unwrap_err();
+    let refused = place.refusal(&CHAIN);
     assert!(matches!(refused, OpenError::State(_)), "{refused}");
     drop(view);
     assert_eq!(place.open().recovery.state, StateRecovery::UpToDate);

@@ -9,6 +9,8 @@ use protocol::amount::Height;
 use protocol::ids::BlockHash;
 use protocol::store::{StateChanges, StateReader};
 
+use crate::support::locking;
+
 /// Few keys, so that changes meet; short ones, so that prefixes nest.
 fn block() -> impl Strategy<Value = StateChanges> {
     let key = prop::collection::vec(0..3_u8, 0..4);
@@ -38,13 +40,11 @@ proptest! {
 
         // The same contents, written in two blocks.
         let middle = split.index(contents.len() + 1);
-        let (first, second): (Vec<_>, Vec<_>) =
-            contents.iter().enumerate().partition(|(i, _)| *i < middle);
-        let as_block = |part: Vec<(usize, (&Vec<u8>, &Vec<u8>))>| -> StateChanges {
-            part.into_iter().map(|(_, (k, v))| (k.clone(), Some(v.clone()))).collect()
-        };
+        let write = |entry: (&Vec<u8>, &Vec<u8>)| (entry.0.clone(), Some(entry.1.clone()));
+        let first: StateChanges = contents.iter().take(middle).map(write).collect();
+        let second: StateChanges = contents.iter().skip(middle).map(write).collect();
         let mut direct = MemoryStateStore::new();
-        commit_all(&mut direct, &[as_block(first), as_block(second)]);
+        commit_all(&mut direct, &[first, second]);
         prop_assert_eq!(state.root(), direct.root());
         // Nothing of the longer history is kept.
         prop_assert_eq!(state.node_count(), direct.node_count());
@@ -61,13 +61,13 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut memory = MemoryStateStore::new();
-        let mut disk = StateStore::open(dir.path()).unwrap();
+        let mut disk = locking(|| StateStore::open(dir.path())).unwrap();
         let restart = restart.index(blocks.len());
         for (height, changes) in blocks.iter().enumerate() {
             if height == restart {
                 disk.flush().unwrap();
                 drop(disk);
-                disk = StateStore::open(dir.path()).unwrap();
+                disk = locking(|| StateStore::open(dir.path())).unwrap();
                 prop_assert_eq!(disk.tip(), memory.tip());
             }
             let block = BlockHash::from_bytes([height as u8; 32]);
@@ -117,7 +117,7 @@ fn golden_root() {
 #[test]
 fn heights_and_sizes_are_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = StateStore::open(dir.path()).unwrap();
+    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
     let none = BTreeMap::new();
     let early = state.commit(Height::new(1), &none, BlockHash::default()).unwrap_err();
     assert_eq!(early.to_string(), "height 1 does not follow: the state expects 0");
@@ -133,15 +133,15 @@ fn heights_and_sizes_are_checked() {
 #[test]
 fn integrity_check_finds_a_changed_value() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = StateStore::open(dir.path()).unwrap();
+    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
     let block = BTreeMap::from([(b"a".to_vec(), Some(b"1".to_vec()))]);
     state.commit(Height::ZERO, &block, BlockHash::default()).unwrap();
     state.flush().unwrap();
     drop(state);
-    let raw = sled::open(dir.path()).unwrap();
+    let raw = locking(|| sled::open(dir.path())).unwrap();
     raw.insert(b"va", b"2").unwrap();
     raw.flush().unwrap();
     drop(raw);
-    let state = StateStore::open(dir.path()).unwrap();
+    let state = locking(|| StateStore::open(dir.path())).unwrap();
     assert!(state.check_integrity().is_err());
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{PoisonError, RwLock};
 
-use ayni_storage::ledger::{LedgerStore, Opened, Replay};
+use ayni_storage::ledger::{LedgerStore, OpenError, Opened, Replay};
 use ayni_storage::state::LedgerState;
 use protocol::amount::Height;
 use protocol::block::DecidedBlock;
@@ -36,12 +38,33 @@ impl Place {
     pub(crate) fn open(&self) -> Opened {
         open(self.root.path())
     }
+
+    /// Why it does not open for `chain`.
+    pub(crate) fn refusal(&self, chain: &ChainId) -> OpenError {
+        locking(|| LedgerStore::open(&self.data(), chain, &self.guard())).unwrap_err()
+    }
+}
+
+/// Held for writing while a child process is started: until it has replaced itself by its
+/// program, it shares our open files and with them their locks.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Runs `f`, which takes locks, while no child process is being started.
+pub(crate) fn locking<T>(f: impl FnOnce() -> T) -> T {
+    let _guard = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    f()
+}
+
+/// Starts a child process.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let _guard = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
 }
 
 /// Opens the ledger below `root`.
 pub(crate) fn open(root: &Path) -> Opened {
     let guard = root.join("guard").join("signed.log");
-    LedgerStore::open(&root.join("data"), &CHAIN, &guard).unwrap()
+    locking(|| LedgerStore::open(&root.join("data"), &CHAIN, &guard)).unwrap()
 }
 
 /// A deterministic stream of numbers (SplitMix64) for tests that draw.
