@@ -133,7 +133,7 @@ impl AppLoop {
                 let _ = reply.send((Height(height), params));
             }
             AppMsg::StartedRound { height, round, reply_value, .. } => {
-                let seen = self.started_round(height.0, defined(round)).await?;
+                let seen = self.started_round(height.0, defined(round));
                 let _ = reply_value.send(seen);
             }
             AppMsg::ReceivedProposalPart { part, reply, .. } => {
@@ -226,16 +226,17 @@ impl AppLoop {
         Ok(Some(set))
     }
 
-    async fn started_round(
+    /// What was already judged for this round and later ones.
+    fn started_round(
         &mut self,
         height: BlockHeight,
         round: u32,
-    ) -> Result<Vec<ProposedValue<AyniContext>>, LoopError> {
+    ) -> Vec<ProposedValue<AyniContext>> {
         if height != self.proposals.height() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         self.proposals.enter(round);
-        Ok(self.proposals.from_round(round).map(proposed).collect())
+        self.proposals.since_round(round).map(proposed).collect()
     }
 
     /// Starts building, unless the (height, round) already has its block.
@@ -371,7 +372,7 @@ impl AppLoop {
     ) -> Result<(), LoopError> {
         let certificate = to_protocol_certificate(certificate);
         let hash = certificate.block;
-        let was_judged = self.proposals.from_round(0).any(|j| j.body.offer.block == hash);
+        let was_judged = self.proposals.since_round(0).any(|j| j.body.offer.block == hash);
         self.is_catching_up = !was_judged && self.proposals.is_synced(&hash);
         let bytes = match self.proposals.bytes(&hash) {
             Some(bytes) => bytes.to_vec(),

@@ -396,6 +396,9 @@ impl Codec<Request<AyniContext>> for EngineCodec {
 
     fn decode(&self, input: Bytes) -> Outcome<Request<AyniContext>> {
         let wire: WireRequest = codec::decode(&input)?;
+        if wire.end < wire.start {
+            return Err(EngineCodecError::Limit("start of a range"));
+        }
         Ok(Request::ValueRequest(ValueRequest::new(Height(wire.start)..=Height(wire.end))))
     }
 
@@ -457,3 +460,6 @@ impl Codec<ValidatorProof<AyniContext>> for EngineCodec {
         Err(EngineCodecError::Unsupported("a validator proof"))
     }
 }
+
+#[cfg(test)]
+mod tests;

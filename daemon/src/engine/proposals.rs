@@ -109,7 +109,7 @@ impl Proposals {
     }
 
     /// The judged bodies of a round and of later ones.
-    pub(super) fn from_round(&self, round: u32) -> impl Iterator<Item = &Judged> {
+    pub(super) fn since_round(&self, round: u32) -> impl Iterator<Item = &Judged> {
         self.judged.range(round..).flat_map(|(_, judged)| judged)
     }
 
@@ -181,7 +181,11 @@ pub(super) fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::consensus::BodyOffer;
+    use protocol::amount::TimestampMs;
+    use protocol::block::{Evidence, Header};
+    use protocol::codec;
+    use protocol::consensus::{BodyOffer, Vote, VoteKind};
+    use protocol::ids::{Beacon, ChainId, StateRoot};
     use protocol::keys::Signature;
 
     use super::*;
@@ -213,6 +217,56 @@ mod tests {
         assert_eq!(proposals.place(&body(5, 0, 1)), Place::Nowhere, "known");
         assert_eq!(proposals.place(&body(5, 0, 2)), Place::Nowhere, "a third");
         assert_eq!(proposals.place(&body(5, 1, 2)), Place::Current);
+    }
+
+    #[test]
+    fn exchanged_contents_are_noticed_though_the_header_is_right() {
+        let block = Block {
+            header: Header {
+                chain: ChainId::default(),
+                rules_version: 1,
+                height: Height::new(1),
+                proposer: ValidatorId::default(),
+                time: TimestampMs::ZERO,
+                parent: BlockHash::default(),
+                parent_certificate: ContentHash::default(),
+                transactions: Block::contents_root(&[], &[]),
+                state: StateRoot::default(),
+                next_validators: ContentHash::default(),
+                beacon: Beacon::default(),
+                beacon_proof: Vec::new(),
+                snapshot: None,
+            },
+            transactions: Vec::new(),
+            parent_certificate: None,
+            evidence: Vec::new(),
+        };
+        let hash = block.header.hash();
+        assert_eq!(open(&codec::encode(&block), &hash), Some(block.clone()));
+        let vote = Vote {
+            height: Height::new(1),
+            round: 0,
+            kind: VoteKind::Prevote,
+            block: None,
+            validator: ValidatorId::default(),
+        };
+        let signed = (vote, Signature::from_bytes([0; 64]));
+        let with_evidence = Block {
+            evidence: vec![Evidence::DoubleVote { first: signed, second: signed }],
+            ..block.clone()
+        };
+        let certificate = CommitCertificate {
+            height: Height::ZERO,
+            round: 0,
+            block: BlockHash::default(),
+            signatures: Vec::new(),
+        };
+        let with_certificate = Block { parent_certificate: Some(certificate), ..block };
+        for exchanged in [with_evidence, with_certificate] {
+            // By its header alone it would pass for the block that was signed.
+            assert_eq!(exchanged.header.hash(), hash);
+            assert_eq!(open(&codec::encode(&exchanged), &hash), None);
+        }
     }
 
     #[test]

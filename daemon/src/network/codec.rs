@@ -1,7 +1,9 @@
 //! Request-response framing: read everything up to a limit, decode canonically, or fail.
 //!
 //! One length-delimited frame per direction (the stream is closed after it), so the only state
-//! is the limit. Failing a read closes the substream; the swarm counts and penalises it.
+//! is the limit. A failed read of a response reaches the swarm task as a failure. A failed read
+//! of a *request* would be swallowed by libp2p, so malformed requests are handed on as such
+//! (`None`, or bytes above the limit) and penalised there.
 
 use std::io;
 
@@ -22,18 +24,21 @@ pub(crate) struct SyncCodec;
 
 impl request_response::Codec for MetaCodec {
     type Protocol = StreamProtocol;
-    type Request = MetaRequest;
+    type Request = Option<MetaRequest>;
     type Response = MetaResponse;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<MetaRequest>
+    async fn read_request<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+    ) -> io::Result<Option<MetaRequest>>
     where
         T: AsyncRead + Unpin + Send,
     {
-        let request: MetaRequest = read_value(io).await?;
-        if request.is_bounded() {
-            Ok(request)
-        } else {
-            Err(invalid("too many hashes in one request"))
+        match read_value::<MetaRequest>(io).await {
+            Ok(request) => Ok(request.is_bounded().then_some(request)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -48,11 +53,12 @@ impl request_response::Codec for MetaCodec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        request: MetaRequest,
+        request: Option<MetaRequest>,
     ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
+        let request = request.ok_or_else(|| invalid("only what is received can be malformed"))?;
         write_value(io, &request).await
     }
 
@@ -78,7 +84,8 @@ impl request_response::Codec for SyncCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_bytes(io, SYNC_REQUEST_BYTES_MAX).await
+        // Cut off above the limit, where decoding refuses it.
+        read_up_to(io, SYNC_REQUEST_BYTES_MAX).await
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
@@ -126,17 +133,30 @@ async fn write_value<V: Canonical>(
     write_bytes(io, &bytes).await
 }
 
-/// Reads until the peer closes its side. Memory grows with what has arrived, never with what the
-/// peer announces.
+/// Reads until the peer closes its side; longer than `max_bytes` is an error.
 async fn read_bytes(
+    io: &mut (impl AsyncRead + Unpin + Send),
+    max_bytes: usize,
+) -> io::Result<Vec<u8>> {
+    let bytes = read_up_to(io, max_bytes).await?;
+    if bytes.len() > max_bytes {
+        return Err(invalid(format!("frame is larger than {max_bytes} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Reads until the peer closes its side, at most one byte more than `max_bytes`. Memory grows
+/// with what has arrived, never with what the peer announces.
+async fn read_up_to(
     io: &mut (impl AsyncRead + Unpin + Send),
     max_bytes: usize,
 ) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
     io.take(limit).read_to_end(&mut bytes).await?;
-    if bytes.len() > max_bytes {
-        return Err(invalid(format!("frame is larger than {max_bytes} bytes")));
+    // No frame is empty: the peer closed the stream instead of answering, which is no lie.
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes)
 }
@@ -148,4 +168,24 @@ async fn write_bytes(io: &mut (impl AsyncWrite + Unpin + Send), bytes: &[u8]) ->
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::io::Cursor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_are_bounded_and_canonical() {
+        let read = async |bytes: Vec<u8>| {
+            read_value::<MetaRequest>(&mut Cursor::new(bytes)).await.map_err(|error| error.kind())
+        };
+        let request = codec::encode(&MetaRequest::Status);
+        assert_eq!(read(request.clone()).await, Ok(MetaRequest::Status));
+        assert_eq!(read([request, vec![0]].concat()).await, Err(io::ErrorKind::InvalidData));
+        assert_eq!(read(Vec::new()).await, Err(io::ErrorKind::UnexpectedEof));
+        let endless = vec![1; MetaRequest::BYTES_MAX + 2];
+        assert_eq!(read(endless).await, Err(io::ErrorKind::InvalidData));
+    }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use libp2p::request_response::{self, OutboundFailure};
 use libp2p::{PeerId, gossipsub};
 
-use super::behaviour::topic;
 use super::events::{
     EngineEvent, GossipId, GossipMessage, MetaRequestId, NetworkEvent, RequestFailure,
     SyncRequestId,
@@ -21,7 +20,9 @@ impl Task {
     pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
         match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
-                if !self.deliver(propagation_source, GossipId(message_id.clone()), message) {
+                let id = GossipId(message_id.clone());
+                let is_delivered = self.deliver(propagation_source, id, message);
+                if !is_delivered {
                     self.swarm.behaviour_mut().gossip.report_message_validation_result(
                         &message_id,
                         &propagation_source,
@@ -34,7 +35,7 @@ impl Task {
                     && let Some(peer) = self.peers.get_mut(&peer_id)
                     && peer.topics.insert(kind)
                 {
-                    self.to_engine(EngineEvent::Subscribed(peer_id, kind));
+                    self.tell_engine(EngineEvent::Subscribed(peer_id, kind));
                 }
             }
             gossipsub::Event::Unsubscribed { peer_id, topic } => {
@@ -75,14 +76,14 @@ impl Task {
         };
         let message = GossipMessage { topic: kind, from, source, id, bytes, _permit: permit };
         if kind.is_engine() {
-            self.to_engine(EngineEvent::Gossip(message))
+            self.tell_engine(EngineEvent::Gossip(message))
         } else {
-            self.to_node(NetworkEvent::Transactions(message))
+            self.tell_node(NetworkEvent::Transactions(message))
         }
     }
 
     fn kind_of(&self, hash: &gossipsub::TopicHash) -> Option<Topic> {
-        Topic::ALL.into_iter().find(|kind| topic(&self.config.chain, *kind).hash() == *hash)
+        self.topics.get(hash).copied()
     }
 
     pub(super) fn on_sync(&mut self, event: request_response::Event<Vec<u8>, Vec<u8>>) {
@@ -96,14 +97,14 @@ impl Task {
                     let id = SyncRequestId(self.fresh_id());
                     // Dropping the channel of what does not fit tells the peer.
                     if self.sync_in.insert(id, (request_id, channel)).is_ok()
-                        && !self.to_engine(EngineEvent::SyncRequest { id, peer, bytes: request })
+                        && !self.tell_engine(EngineEvent::SyncRequest { id, peer, bytes: request })
                     {
                         self.sync_in.remove(&id);
                     }
                 }
                 Message::Response { request_id, response } => {
                     if let Some(id) = self.sync_out.remove(&request_id) {
-                        self.to_engine(EngineEvent::SyncResponse { id, peer, bytes: response });
+                        self.tell_engine(EngineEvent::SyncResponse { id, peer, bytes: response });
                     }
                 }
             },
@@ -111,25 +112,34 @@ impl Task {
                 self.penalize(peer, &error);
                 if let Some(id) = self.sync_out.remove(&request_id) {
                     let reason = failure(&error);
-                    self.to_engine(EngineEvent::SyncFailed { id, peer, reason });
+                    self.tell_engine(EngineEvent::SyncFailed { id, peer, reason });
                 }
             }
             Event::InboundFailure { peer, request_id, .. } => {
                 let found = self.sync_in.remove_by(|(known, _)| *known == request_id);
                 if let Some((id, _)) = found {
-                    self.to_engine(EngineEvent::SyncInboundFailed { id, peer });
+                    self.tell_engine(EngineEvent::SyncInboundFailed { id, peer });
                 }
             }
             Event::ResponseSent { .. } => {}
         }
     }
 
-    pub(super) fn on_meta(&mut self, event: request_response::Event<MetaRequest, MetaResponse>) {
+    pub(super) fn on_meta(
+        &mut self,
+        event: request_response::Event<Option<MetaRequest>, MetaResponse>,
+    ) {
         use request_response::{Event, Message};
         match event {
             Event::Message { peer, message, .. } => match message {
                 Message::Request { request_id, request, channel } => {
-                    if self.ration(peer, Rationed::Meta, 1.0) {
+                    let Some(request) = request else {
+                        self.report(peer, Severity::LowTolerance, "malformed request");
+                        return;
+                    };
+                    // A genesis is large; the others are small.
+                    let cost = if request == MetaRequest::Genesis { 10.0 } else { 1.0 };
+                    if self.ration(peer, Rationed::Meta, cost) {
                         self.on_meta_request(peer, request_id, request, channel);
                     }
                 }
@@ -172,7 +182,7 @@ impl Task {
             MetaRequest::HasBlobs(hashes) => {
                 let id = MetaRequestId(self.fresh_id());
                 if self.meta_in.insert(id, (request_id, channel)).is_ok()
-                    && !self.to_node(NetworkEvent::HasBlobs { id, peer, hashes })
+                    && !self.tell_node(NetworkEvent::HasBlobs { id, peer, hashes })
                 {
                     self.meta_in.remove(&id);
                 }
@@ -206,13 +216,14 @@ impl Task {
                     let _ = self.swarm.disconnect_peer_id(peer);
                     return;
                 }
+                self.book.settled(&peer);
                 for address in &status.peers {
                     self.book.learn_text(address);
                 }
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     entry.status = Some(status.clone());
                 }
-                self.to_node(NetworkEvent::Status { peer, status });
+                self.tell_node(NetworkEvent::Status { peer, status });
             }
         }
     }

@@ -11,6 +11,7 @@
 
 mod behaviour;
 mod codec;
+mod commands;
 mod events;
 mod exchange;
 mod handle;

@@ -117,11 +117,16 @@ impl PeerBook {
             {
                 entry.peer = Some(peer);
             }
-            if entry.peer == Some(peer) {
-                entry.backoff.failures = 0;
-            }
         }
-        if let Some(known) = self.known.get_mut(&peer) {
+    }
+
+    /// A connected peer has shown that it is of use: forgive its failed dials. A connection alone
+    /// does not count, or a peer that always hangs up would be dialled without a pause.
+    pub fn settled(&mut self, peer: &PeerId) {
+        for entry in self.configured.iter_mut().filter(|entry| entry.peer.as_ref() == Some(peer)) {
+            entry.backoff.failures = 0;
+        }
+        if let Some(known) = self.known.get_mut(peer) {
             known.backoff.failures = 0;
         }
     }
@@ -234,6 +239,7 @@ mod tests {
         assert!(book.due(Duration::from_millis(1_000), &nobody, 0).is_empty());
         let peer = PeerId::random();
         book.connected(peer, Some(&address(1)));
+        book.settled(&peer);
         assert!(book.is_configured(&peer));
         assert!(book.due(Duration::from_secs(100), &BTreeSet::from([peer]), 0).is_empty());
         assert_eq!(book.due(Duration::from_secs(100), &nobody, 0).len(), 1);

@@ -3,7 +3,7 @@
 //! It turns swarm events into consumer events and commands into swarm calls, and applies the
 //! pure policies: scores, token buckets, the address book. It never waits for a consumer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -21,12 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version, topic};
-use super::events::{
-    EngineEvent, MetaRequestId, NetworkEvent, PeerInfo, RequestFailure, SyncRequestId,
-};
+use super::events::{EngineEvent, MetaRequestId, NetworkEvent, SyncRequestId};
 use super::handle::{Command, Counters, LocalInfo, NetworkHandle, RequestError, Waiting};
 use super::limiter::{Limiter, Rationed};
-use super::peers::{PeerBook, peer_of};
+use super::peers::PeerBook;
 use super::score::{ScoreBook, Severity, Verdict};
 use super::wire::{MetaRequest, MetaResponse, PeerStatus, Topic};
 use super::{NetworkConfig, StartError};
@@ -76,6 +74,7 @@ pub(super) struct Task {
     pub(super) scores: ScoreBook<PeerId>,
     pub(super) limiter: Limiter<PeerId>,
     pub(super) local: LocalInfo,
+    pub(super) topics: HashMap<gossipsub::TopicHash, Topic>,
     pub(super) next_id: u64,
     pub(super) sync_in:
         Waiting<SyncRequestId, (request_response::InboundRequestId, ResponseChannel<Vec<u8>>)>,
@@ -101,6 +100,7 @@ pub(super) fn start(
         .map_err(|error| StartError::Transport(error.to_string()))?
         .with_swarm_config(|swarm| {
             swarm
+                .with_smart_dial()
                 .with_idle_connection_timeout(Duration::from_secs(120))
                 .with_max_negotiating_inbound_streams(64)
         })
@@ -121,6 +121,7 @@ pub(super) fn start(
         counters: Arc::clone(&counters),
         next_sync_id: Arc::new(AtomicU64::new(0)),
     };
+    let topics = Topic::ALL.map(|kind| (topic(&config.chain, kind).hash(), kind)).into();
     let task = Task {
         book: PeerBook::new(local, config.bootstrap.clone()),
         config,
@@ -134,6 +135,7 @@ pub(super) fn start(
         scores: ScoreBook::default(),
         limiter: Limiter::default(),
         local: LocalInfo::default(),
+        topics,
         next_id: 0,
         sync_in: Waiting::new(INBOUND_MAX),
         sync_out: Waiting::new(OUTBOUND_MAX),
@@ -171,11 +173,11 @@ impl Task {
         self.next_id
     }
 
-    pub(super) fn to_engine(&mut self, event: EngineEvent) -> bool {
+    pub(super) fn tell_engine(&mut self, event: EngineEvent) -> bool {
         offer(&mut self.engine, event, &self.counters)
     }
 
-    pub(super) fn to_node(&mut self, event: NetworkEvent) -> bool {
+    pub(super) fn tell_node(&mut self, event: NetworkEvent) -> bool {
         offer(&mut self.node, event, &self.counters)
     }
 
@@ -214,146 +216,9 @@ impl Task {
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.asked = now;
         }
-        let id = self.swarm.behaviour_mut().meta.send_request(&peer, MetaRequest::Status);
+        let id = self.swarm.behaviour_mut().meta.send_request(&peer, Some(MetaRequest::Status));
         // Without room the answer is passed over; the next interval asks again.
         let _ = self.meta_out.insert(id, MetaWaiter::Status);
-    }
-
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Publish(kind, bytes) => self.publish(kind, bytes),
-            Command::Validate(id, from, acceptance) => {
-                self.swarm.behaviour_mut().gossip.report_message_validation_result(
-                    &id.0,
-                    &from,
-                    acceptance.into(),
-                );
-                if acceptance == super::Acceptance::Reject {
-                    Counters::add(&self.counters.gossip_rejected);
-                    self.report(from, Severity::LowTolerance, "invalid gossip");
-                }
-            }
-            Command::SyncRequest(id, peer, bytes) => {
-                let request = self.swarm.behaviour_mut().sync.send_request(&peer, bytes);
-                if self.sync_out.insert(request, id).is_err() {
-                    let reason = RequestFailure::Closed;
-                    self.to_engine(EngineEvent::SyncFailed { id, peer, reason });
-                }
-            }
-            Command::SyncRespond(id, bytes) => {
-                // Dropping the channel tells the peer that there will be no answer.
-                if let (Some((_, channel)), Some(bytes)) = (self.sync_in.remove(&id), bytes) {
-                    let _ = self.swarm.behaviour_mut().sync.send_response(channel, bytes);
-                }
-            }
-            Command::MetaRequest(peer, request, reply) => {
-                let id = self.swarm.behaviour_mut().meta.send_request(&peer, request.clone());
-                if let Err(MetaWaiter::Handle(_, reply)) =
-                    self.meta_out.insert(id, MetaWaiter::Handle(request, reply))
-                {
-                    let _ = reply.send(Err(RequestError::Failed(RequestFailure::Closed)));
-                }
-            }
-            Command::MetaRespond(id, response) => {
-                if let Some((_, channel)) = self.meta_in.remove(&id) {
-                    let _ = self.swarm.behaviour_mut().meta.send_response(channel, response);
-                }
-            }
-            Command::Dial(address, reply) => {
-                let _ = reply.send(self.dial(address));
-            }
-            Command::Peers(reply) => {
-                let _ = reply.send(self.peer_infos());
-            }
-            Command::Listeners(reply) => {
-                let local = *self.swarm.local_peer_id();
-                let listeners = self.swarm.listeners().cloned();
-                let _ = reply
-                    .send(listeners.filter_map(|address| address.with_p2p(local).ok()).collect());
-            }
-            Command::Report(peer, severity, reason) => self.report(peer, severity, reason),
-            Command::Disconnect(peer) => {
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
-            Command::AdmitStream(peer, reply) => {
-                let _ = reply.send(self.ration(peer, Rationed::BlobStreams, 1.0));
-            }
-            Command::SubscribeEngine(sender) => self.subscribe_engine(sender),
-            Command::SubscribeNode(sender) => self.subscribe_node(sender),
-            Command::SetTip(tip) => self.local.tip = tip,
-            Command::SetGenesis(genesis) => self.local.genesis = Some(genesis),
-        }
-    }
-
-    fn publish(&mut self, kind: Topic, bytes: Vec<u8>) {
-        if bytes.len() > kind.bytes_max() {
-            tracing::error!(?kind, bytes = bytes.len(), "refusing to publish above the limit");
-            return;
-        }
-        let topic = topic(&self.config.chain, kind);
-        match self.swarm.behaviour_mut().gossip.publish(topic, bytes) {
-            Ok(_) | Err(gossipsub::PublishError::Duplicate) => {}
-            Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {
-                Counters::add(&self.counters.gossip_unheard);
-            }
-            Err(error) => tracing::warn!(?kind, %error, "gossip was not published"),
-        }
-    }
-
-    fn dial(&mut self, address: Multiaddr) -> Result<(), RequestError> {
-        if let Some(peer) = peer_of(&address)
-            && !self.scores.admits(self.now(), &peer)
-        {
-            return Err(RequestError::Dial(format!("{peer} has misbehaved")));
-        }
-        self.swarm.dial(address).map_err(|error| RequestError::Dial(error.to_string()))
-    }
-
-    fn peer_infos(&self) -> Vec<PeerInfo> {
-        let now = self.now();
-        let infos = self.peers.iter().map(|(id, peer)| PeerInfo {
-            peer: *id,
-            address: peer.address.clone(),
-            listening: peer.listening.clone(),
-            agent: peer.agent.clone(),
-            score: self.scores.score(now, id),
-            connected_for: now.saturating_sub(peer.since),
-            rtt: peer.rtt,
-            outbound: peer.outbound,
-            status: peer.status.clone(),
-        });
-        infos.collect()
-    }
-
-    fn subscribe_engine(&mut self, sender: mpsc::Sender<EngineEvent>) {
-        self.engine = Some(sender);
-        let listeners: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        for address in listeners {
-            self.to_engine(EngineEvent::Listening(address));
-        }
-        let peers: Vec<(PeerId, Vec<Topic>)> = self
-            .peers
-            .iter()
-            .map(|(id, peer)| (*id, peer.topics.iter().copied().collect()))
-            .collect();
-        for (peer, topics) in peers {
-            self.to_engine(EngineEvent::Connected(peer));
-            for kind in topics {
-                self.to_engine(EngineEvent::Subscribed(peer, kind));
-            }
-        }
-    }
-
-    fn subscribe_node(&mut self, sender: mpsc::Sender<NetworkEvent>) {
-        self.node = Some(sender);
-        let listeners: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        for address in listeners {
-            self.to_node(NetworkEvent::Listening(address));
-        }
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
-        for peer in peers {
-            self.to_node(NetworkEvent::Connected(peer));
-        }
     }
 
     /// Takes from the peer's bucket; an empty bucket costs the peer score.
@@ -394,8 +259,8 @@ impl Task {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
-                self.to_engine(EngineEvent::Listening(address.clone()));
-                self.to_node(NetworkEvent::Listening(address));
+                self.tell_engine(EngineEvent::Listening(address.clone()));
+                self.tell_node(NetworkEvent::Listening(address));
             }
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
                 self.on_connected(peer_id, &endpoint, num_established.get());
@@ -403,8 +268,8 @@ impl Task {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.peers.remove(&peer_id);
                 self.limiter.remove(&peer_id);
-                self.to_engine(EngineEvent::Disconnected(peer_id));
-                self.to_node(NetworkEvent::Disconnected(peer_id));
+                self.tell_engine(EngineEvent::Disconnected(peer_id));
+                self.tell_node(NetworkEvent::Disconnected(peer_id));
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 tracing::debug!(?peer_id, %error, "dial failed");
@@ -417,7 +282,9 @@ impl Task {
     fn on_connected(&mut self, peer: PeerId, endpoint: &ConnectedPoint, connections: u32) {
         let now = self.now();
         if !self.scores.admits(now, &peer) {
+            // Insisting makes it worse, up to a ban.
             let _ = self.swarm.disconnect_peer_id(peer);
+            self.report(peer, Severity::HighTolerance, "came back too early");
         }
         let outbound = endpoint.is_dialer();
         let address = endpoint.get_remote_address().clone();
@@ -440,8 +307,8 @@ impl Task {
                 topics: BTreeSet::new(),
             },
         );
-        self.to_engine(EngineEvent::Connected(peer));
-        self.to_node(NetworkEvent::Connected(peer));
+        self.tell_engine(EngineEvent::Connected(peer));
+        self.tell_node(NetworkEvent::Connected(peer));
     }
 
     fn on_behaviour_event(&mut self, event: BehaviourEvent) {

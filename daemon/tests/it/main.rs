@@ -2,5 +2,6 @@
 
 mod attack;
 mod chain;
+mod exchange;
 mod ledger;
 mod node;
