@@ -135,10 +135,12 @@ fn check_files(report: &mut Report, place: &Home) {
         Err(error) => report.add("disk", Outcome::Failed, error.to_string()),
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            let outcome = match free {
-                ..DISK_BYTES_MIN => Outcome::Failed,
-                ..DISK_BYTES_LOW => Outcome::Warning,
-                _ => Outcome::Ok,
+            let outcome = if free < DISK_BYTES_MIN {
+                Outcome::Failed
+            } else if free < DISK_BYTES_LOW {
+                Outcome::Warning
+            } else {
+                Outcome::Ok
             };
             report.add("disk", outcome, format!("{} free", text::bytes(free)));
         }

@@ -18,6 +18,8 @@ mod jobs;
 mod server;
 mod socket;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod utf8;
 
 pub use backend::{Backend, GenerateOutput};

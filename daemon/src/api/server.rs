@@ -49,7 +49,7 @@ pub struct ServerOptions {
 pub struct Server {
     socket: Socket,
     files: SocketFiles,
-    access: Access,
+    pub(super) access: Access,
 }
 
 pub(super) struct Shared<B> {

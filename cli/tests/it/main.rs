@@ -1,0 +1,5 @@
+//! The `ayni` program as people and scripts meet it: files, exit codes, messages.
+
+mod daemon;
+mod files;
+mod support;
