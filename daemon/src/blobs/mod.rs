@@ -113,17 +113,31 @@ impl std::fmt::Debug for BlobService {
 }
 
 impl BlobService {
-    /// Starts serving on `tracker`, until `token` is cancelled. Peers get a blob only while
-    /// `policy` says yes to it.
+    /// Starts serving on `tracker` with the usual limits, until `token` is cancelled. Peers get a
+    /// blob only while `policy` says yes to it.
     ///
     /// # Errors
     /// When the network's blob protocol is already served.
     pub fn start(
-        config: BlobConfig,
-        network: NetworkHandle,
         store: BlobStore,
+        network: NetworkHandle,
         policy: ServePolicy,
-        tracker: TaskTracker,
+        tracker: &TaskTracker,
+        token: CancellationToken,
+    ) -> Result<Self, AlreadyServed> {
+        Self::start_with(BlobConfig::default(), store, network, policy, tracker, token)
+    }
+
+    /// As [`BlobService::start`], with other limits.
+    ///
+    /// # Errors
+    /// When the network's blob protocol is already served.
+    pub fn start_with(
+        config: BlobConfig,
+        store: BlobStore,
+        network: NetworkHandle,
+        policy: ServePolicy,
+        tracker: &TaskTracker,
         token: CancellationToken,
     ) -> Result<Self, AlreadyServed> {
         let incoming = network
@@ -139,7 +153,7 @@ impl BlobService {
             network,
             store,
             policy,
-            tracker,
+            tracker: tracker.clone(),
             token,
         });
         inner.tracker.spawn(serve::accept(Arc::clone(&inner), incoming));
