@@ -250,7 +250,7 @@ impl Default for RoundParameters {
             bond: Credits::from_micro(5_000_000),
             review_windows: 128,
             dead_zone_ppm: 1_000,
-            fault_ppm: 5_000,
+            fault_ppm: 2_000,
             join_ms: 20_000,
             train_ms: 120_000,
             submit_ms: 20_000,

@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod baseline;
 pub mod corpus;
+pub mod demo;
 pub mod evil_worker;
 pub mod frames;
 pub mod progress;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ayni_testnet::arguments::{Arguments, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{evil_worker, setup, verify};
+use ayni_testnet::{demo, evil_worker, setup, verify};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Demo(network) | Command::Up(network) => run_network(&network),
+        Command::Demo(network) => prepared(&network).and_then(|at| demo::run(&at, &network)),
+        Command::Up(network) => prepared(&network).and_then(|at| demo::up(&at, &network)),
         Command::EvilWorker(options) => evil_worker::run(options),
         Command::Verify => verify::run(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::libtorch(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
@@ -28,8 +29,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// Checks the options before minutes are spent on the build.
-fn run_network(network: &Network) -> Result<ExitCode> {
+fn prepared(network: &Network) -> Result<Workspace> {
     network.validate()?;
-    setup::prepare(&Workspace::find()?)?;
-    anyhow::bail!("the demo network is not built yet")
+    let workspace = Workspace::find()?;
+    setup::prepare(&workspace)?;
+    Ok(workspace)
 }

@@ -17,7 +17,7 @@ pub use proposals::{Judged, Place, Proposals, open_body};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
-use crate::codec::CodecError;
+use crate::codec::{self, CodecError};
 use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
 use crate::keys::SecretKey;
@@ -97,8 +97,9 @@ pub struct Host {
     chain: ChainId,
     validators: ValidatorSet,
     tip: Tip,
-    /// Changes of blocks of the height in progress that were found good.
-    checked: BTreeMap<BlockHash, StateChanges>,
+    /// Changes of blocks of the height in progress that were found good, by the hash of the
+    /// whole block: a header's hash does not tell its body.
+    checked: BTreeMap<ContentHash, StateChanges>,
     evidence: Vec<Evidence>,
     /// Pending transactions.
     pub mempool: Mempool,
@@ -163,11 +164,11 @@ impl Host {
         for hash in refused {
             self.mempool.remove(&hash);
         }
-        self.remember(block.header.hash(), applied);
+        self.remember(codec::hash(&block), applied);
         Ok(block)
     }
 
-    fn remember(&mut self, hash: BlockHash, applied: AppliedBlock) {
+    fn remember(&mut self, hash: ContentHash, applied: AppliedBlock) {
         if self.checked.len() < CHECKED_MAX {
             self.checked.insert(hash, applied.changes);
         }
@@ -259,7 +260,7 @@ impl Host {
     /// Checks a block against the tip and every rule. Whoever offers it may be another than its
     /// proposer: a block is offered again in later rounds.
     pub fn check(&mut self, state: &dyn StateReader, block: &Block) -> Result<(), Refused> {
-        let hash = block.header.hash();
+        let hash = codec::hash(block);
         if !self.checked.contains_key(&hash) {
             let applied = self.check_block(state, block)?;
             self.remember(hash, applied);
@@ -340,7 +341,7 @@ impl Host {
             return Err(Refused::Header("the certificate is of another block"));
         }
         certificate.verify(&self.chain, &self.validators)?;
-        let changes = match self.checked.get(&hash) {
+        let changes = match self.checked.get(&codec::hash(block)) {
             Some(changes) => changes.clone(),
             None => self.check_block(state, block)?.changes,
         };

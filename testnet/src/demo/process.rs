@@ -1,0 +1,152 @@
+//! A node as a process: its home, its daemon, its client.
+//!
+//! The daemon is stopped by its process id: asked first, killed after a while, and killed when
+//! the value is dropped, so that no way out of the demo leaves one behind. Its worker ends by
+//! itself when the daemon is gone.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cli::client::Client;
+use protocol::api::Status;
+use protocol::home::{Home, NodeIdentity};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+/// A daemon must answer by then; it replays its ledger first.
+const START_MAX: Duration = Duration::from_secs(60);
+/// A daemon that was asked to stop is killed then.
+const STOP_MAX: Duration = Duration::from_secs(25);
+/// How often a condition is looked at.
+pub const LOOK: Duration = Duration::from_millis(200);
+
+/// A node of the local network.
+pub struct NodeProcess {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its home.
+    pub home: Home,
+    /// Who it is.
+    pub identity: NodeIdentity,
+    /// Access to its interface.
+    pub client: Client,
+    program: PathBuf,
+    child: Option<Child>,
+}
+
+impl NodeProcess {
+    /// A node whose home exists; not started yet.
+    pub fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
+        let client = Client::new(home.root().join("run").join("ayni.sock"));
+        Self { index, home, identity, client, program, child: None }
+    }
+
+    /// `node-1`, as people see it.
+    pub fn name(&self) -> String {
+        format!("node-{}", self.index)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub async fn start(&mut self) -> Result<Status> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.log())
+            .with_context(|| format!("{} cannot be written", self.home.log().display()))?;
+        let child = Command::new(&self.program)
+            .arg("--home")
+            .arg(self.home.root())
+            .env_remove("XDG_RUNTIME_DIR")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} could not be started", self.program.display()))?;
+        self.child = Some(child);
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            if let Ok(status) = self.client.status().await {
+                return Ok(status);
+            }
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("{} ended at once ({status}): {}", self.name(), self.last_words());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not answer; its log is {}", self.name(), self.home.log().display());
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(self.home.log()).unwrap_or_default();
+        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no log").to_owned()
+    }
+
+    /// `kill -9`, and nothing else.
+    pub async fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill().await.with_context(|| format!("{} cannot be killed", self.name()))
+    }
+
+    /// Asks the daemon to stop and waits; kills it when it does not.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            // It may have ended already; then waiting is enough.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        match timeout(STOP_MAX, child.wait()).await {
+            Ok(status) => {
+                status?;
+                Ok(())
+            }
+            Err(_) => {
+                println!("  {} does not stop when asked; killing it", self.name());
+                child.kill().await.with_context(|| format!("{} cannot be killed", self.name()))
+            }
+        }
+    }
+
+    /// Waits until `done` says so of the node's status.
+    pub async fn wait_status(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut done: impl FnMut(&Status) -> bool,
+    ) -> Result<Status> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let status = self.client.status().await;
+            if let Ok(status) = &status
+                && done(status)
+            {
+                return Ok(status.clone());
+            }
+            if Instant::now() > deadline {
+                let seen =
+                    status.map_or_else(|e| e.to_string(), |s| format!("height {}", s.height));
+                bail!(
+                    "{} waited {} s in vain for {what} ({seen}); its log is {}",
+                    self.name(),
+                    patience.as_secs(),
+                    self.home.log().display()
+                );
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Folder of everything that the node has on disk.
+    pub fn disk(&self) -> &Path {
+        self.home.root()
+    }
+}
