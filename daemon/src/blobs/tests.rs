@@ -1,1 +1,450 @@
+//! Transfers between real swarms on loopback, and what liars and sluggards achieve.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use libp2p::{Multiaddr, Stream};
+use protocol::ids::ChainId;
+use protocol::keys::SecretKey;
+use storage::blobs::Verification;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::wire::{
+    BlobAnswer, BlobRequest, PART_BYTES, Part, read_value, write_frame, write_value,
+};
+use super::*;
+use crate::network::{
+    self, MetaResponse, NetworkConfig, NetworkEvent, NetworkStats, wire::MetaRequest,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+const MIB: u64 = 1024 * 1024;
+
+/// A swarm that answers `HasBlobs`, and a store.
+struct Node {
+    folder: TempDir,
+    network: NetworkHandle,
+    store: BlobStore,
+    connected: watch::Receiver<BTreeSet<PeerId>>,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Node {
+    /// Answers with `has`, once there is something to answer with.
+    fn start(seed: u8, has: watch::Receiver<Option<BlobService>>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let config = NetworkConfig::loopback(ChainId::from_bytes([1; 32]));
+        let key = SecretKey::from_seed(&[seed; 32]);
+        let network =
+            network::start(config, &key, &tracker, token.clone()).expect("a swarm on loopback");
+        let store = BlobStore::open(folder.path()).expect("a store");
+        let (sender, connected) = watch::channel(BTreeSet::new());
+        tracker.spawn(answer(network.clone(), has, sender, token.clone()));
+        Self { folder, network, store, connected, tracker, token }
+    }
+
+    fn honest(seed: u8) -> (Self, BlobService) {
+        Self::with(seed, BlobConfig::default(), |_| true)
+    }
+
+    fn with(
+        seed: u8,
+        config: BlobConfig,
+        policy: impl Fn(&ContentHash) -> bool + Send + Sync + 'static,
+    ) -> (Self, BlobService) {
+        let (sender, has) = watch::channel(None);
+        let node = Self::start(seed, has);
+        let service = BlobService::start_with(
+            config,
+            node.store.clone(),
+            node.network.clone(),
+            Arc::new(policy),
+            &node.tracker,
+            node.token.clone(),
+        )
+        .expect("nobody else serves");
+        sender.send_replace(Some(service.clone()));
+        (node, service)
+    }
+
+    /// A provider that says it has everything and serves each stream with `serve`.
+    fn hostile<F: Future<Output = ()> + Send + 'static>(
+        seed: u8,
+        serve: impl Fn(Stream, BlobStore) -> F + Send + 'static,
+    ) -> Self {
+        let (_, nothing) = watch::channel(None);
+        let node = Self::start(seed, nothing);
+        let mut incoming =
+            node.network.streams().accept(StreamProtocol::new(BLOB_PROTOCOL)).expect("free");
+        let (store, tracker) = (node.store.clone(), node.tracker.clone());
+        let token = node.token.clone();
+        node.tracker.spawn(async move {
+            while let Some(Some((_, stream))) = token.run_until_cancelled(incoming.next()).await {
+                let serving = serve(stream, store.clone());
+                let token = token.clone();
+                tracker.spawn(async move { token.run_until_cancelled(serving).await });
+            }
+        });
+        node
+    }
+
+    fn id(&self) -> PeerId {
+        self.network.local_peer()
+    }
+
+    /// Dials and waits until both sides know of it.
+    async fn connect(&mut self, other: &mut Self) {
+        let address = listening(&other.network).await;
+        self.network.dial(address).await.expect("dialled");
+        let (mine, theirs) = (self.id(), other.id());
+        for (node, peer) in [(self, theirs), (other, mine)] {
+            let seen = node.connected.wait_for(|peers| peers.contains(&peer));
+            timeout(LONG, seen).await.expect("in time").expect("the node runs");
+        }
+    }
+
+    fn unfinished(&self) -> usize {
+        files(&self.folder.path().join("blobs").join("tmp"))
+    }
+
+    async fn stop(self) {
+        self.token.cancel();
+        self.tracker.close();
+        timeout(LONG, self.tracker.wait()).await.expect("all tasks end");
+    }
+}
+
+fn files(folder: &Path) -> usize {
+    std::fs::read_dir(folder).expect("listed").count()
+}
+
+/// An address of the node; its first events say when there is one.
+async fn listening(network: &NetworkHandle) -> Multiaddr {
+    timeout(LONG, async {
+        loop {
+            // Each question goes through the swarm task, which binds in the meantime.
+            if let Some(address) = network.listeners().await.pop() {
+                return address;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it listens")
+}
+
+async fn answer(
+    network: NetworkHandle,
+    has: watch::Receiver<Option<BlobService>>,
+    connected: watch::Sender<BTreeSet<PeerId>>,
+    token: CancellationToken,
+) {
+    let mut events = network.subscribe().await;
+    while let Some(Some(event)) = token.run_until_cancelled(events.recv()).await {
+        match event {
+            NetworkEvent::Connected(peer) => connected.send_modify(|peers| {
+                peers.insert(peer);
+            }),
+            NetworkEvent::HasBlobs { id, hashes, .. } => {
+                let service = has.borrow().clone();
+                let have = match service {
+                    Some(service) => service.available(&hashes),
+                    None => vec![true; hashes.len()],
+                };
+                network.respond(id, MetaResponse::HasBlobs(have)).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bytes without repetition.
+fn noise(seed: u8, size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(size).expect("fits")];
+    blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Serves honestly but for `spoil`, which sees each frame after the answer with its number.
+async fn serve_spoilt(
+    mut stream: Stream,
+    store: BlobStore,
+    spoil: impl Fn(usize, &mut Vec<u8>) + Send,
+) -> Option<()> {
+    loop {
+        let request: BlobRequest = read_value(&mut stream).await.ok()??;
+        let blob = store.open_for_serving(&request.hash).ok()?;
+        let size = blob.size();
+        write_value(&mut stream, &BlobAnswer::Found { size }).await.ok()?;
+        let mut parts = vec![Part::last(size)];
+        let mut offset = request.offset;
+        while let Some(part) = Part::at(offset, size) {
+            offset = part.end;
+            parts.push(part);
+        }
+        for (number, part) in parts.into_iter().enumerate() {
+            let mut frame = serve::encode(&blob, part).ok()?;
+            spoil(number, &mut frame);
+            write_frame(&mut stream, &frame).await.ok()?;
+        }
+    }
+}
+
+/// Waits until the swarm has dealt with what was reported before.
+async fn settled(network: &NetworkHandle) -> NetworkStats {
+    network.peers().await;
+    network.stats()
+}
+
+#[tokio::test]
+async fn blobs_of_every_size_travel() {
+    let (mut a, source) = Node::honest(1);
+    let (mut b, service) = Node::honest(2);
+    b.connect(&mut a).await;
+    let sizes = [0, 1, 16 * 1024, 16 * 1024 + 1, PART_BYTES + 16 * 1024, 3 * MIB + 12_345];
+    let mut total = 0;
+    for (seed, size) in (0..).zip(sizes) {
+        let hash = a.store.put_bytes(&noise(seed, size)).expect("stored");
+        // Half of them by a hint, half by asking around.
+        let hints = if seed % 2 == 0 { vec![a.id()] } else { Vec::new() };
+        let fetched = timeout(LONG, service.fetch(hash, 4 * MIB, hints)).await.expect("in time");
+        assert_eq!(fetched.expect("fetched"), size);
+        assert_eq!(b.store.read_all(&hash, 4 * MIB).expect("here"), noise(seed, size));
+        assert_eq!(b.store.verify(&hash).expect("read"), Verification::Intact);
+        assert_eq!(service.fetch(hash, size, Vec::new()).await.expect("local"), size);
+        total += size;
+    }
+    assert_eq!(service.stats().bytes_received, total);
+    assert_eq!(source.stats().bytes_sent, total);
+    assert_eq!(source.stats().served, 6);
+    assert_eq!(service.stats().fetched, 6);
+    assert_eq!(settled(&a.network).await.faults + settled(&b.network).await.faults, 0);
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn a_liar_is_caught_at_the_part_and_the_next_provider_goes_on() {
+    // The tail and two parts are right, the third is not.
+    let mut liar = Node::hostile(1, |stream, store| async move {
+        let flip = |number: usize, frame: &mut Vec<u8>| {
+            if number == 3 {
+                frame[100_000] ^= 1;
+            }
+        };
+        serve_spoilt(stream, store, flip).await;
+    });
+    let (mut honest, source) = Node::honest(2);
+    let (mut node, service) = Node::honest(3);
+    node.connect(&mut liar).await;
+    node.connect(&mut honest).await;
+    let bytes = noise(9, 3 * MIB);
+    let hash = liar.store.put_bytes(&bytes).expect("stored");
+    honest.store.put_bytes(&bytes).expect("stored");
+    let hints = vec![liar.id(), honest.id()];
+    let fetched = timeout(LONG, service.fetch(hash, 3 * MIB, hints)).await.expect("in time");
+    assert_eq!(fetched.expect("from the honest one"), 3 * MIB);
+    assert_eq!(node.store.verify(&hash).expect("read"), Verification::Intact);
+    let stats = service.stats();
+    assert_eq!((stats.attempts_lied, stats.bytes_received), (1, 3 * MIB));
+    let kept = 2 * PART_BYTES;
+    assert_eq!(source.stats().bytes_sent, 3 * MIB - kept, "what was right is not sent again");
+    assert_eq!(settled(&node.network).await.banned, 1);
+    for node in [node, honest, liar] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_liar_alone_achieves_nothing() {
+    type Spoil = fn(usize, &mut Vec<u8>);
+    let flips: [(&str, Spoil, bool); 4] = [
+        ("a bit of the last group", |number, frame| frame[70] ^= u8::from(number == 0), true),
+        ("a bit of the first part", |number, frame| frame[9_999] ^= u8::from(number == 1), true),
+        ("bytes too many", |_, frame| frame.push(0), false),
+        ("bytes too few", |_, frame| frame.truncate(1_000), false),
+    ];
+    for (seed, (what, spoil, lie)) in (10..).zip(flips) {
+        let mut liar = Node::hostile(seed, move |stream, store| async move {
+            serve_spoilt(stream, store, spoil).await;
+        });
+        let (mut node, service) = Node::honest(3);
+        node.connect(&mut liar).await;
+        let hash = liar.store.put_bytes(&noise(seed, MIB)).expect("stored");
+        let fetched = timeout(LONG, service.fetch(hash, MIB, Vec::new())).await.expect("in time");
+        let error = fetched.expect_err(what);
+        assert!(matches!(error, FetchError::Failed { .. }), "{what}: {error}");
+        let stats = service.stats();
+        assert_eq!(stats.attempts_lied, u64::from(lie), "{what}: {error}");
+        assert_eq!(stats.attempts_malformed, u64::from(!lie), "{what}: {error}");
+        assert_eq!(stats.failed_transfer, 1);
+        let network = settled(&node.network).await;
+        assert_eq!((network.faults, network.banned), (1, u64::from(lie)), "{what}");
+        assert!(!node.store.contains(&hash));
+        assert_eq!(node.unfinished(), 0, "{what}");
+        node.stop().await;
+        liar.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn sizes_are_limited_by_proof_not_by_claim() {
+    let (mut a, _) = Node::honest(1);
+    let (mut b, service) = Node::honest(2);
+    b.connect(&mut a).await;
+    let hash = a.store.put_bytes(&noise(1, MIB)).expect("stored");
+    let error = service.fetch(hash, MIB - 1, vec![a.id()]).await.expect_err("too large");
+    assert!(matches!(error, FetchError::TooLarge { size: MIB, .. }), "{error}");
+    assert!(service.stats().bytes_received < MIB, "given up at once");
+    assert_eq!(service.fetch(hash, MIB, vec![a.id()]).await.expect("fits"), MIB);
+    let error = service.fetch(hash, 5, Vec::new()).await.expect_err("too large, and here");
+    assert!(matches!(error, FetchError::TooLarge { .. }), "{error}");
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_and_withheld_blobs_are_not_found() {
+    let secret = ContentHash::of(&noise(1, 100));
+    let (mut a, source) = Node::with(1, BlobConfig::default(), move |hash| *hash != secret);
+    let (mut b, service) = Node::honest(2);
+    let error = service.fetch(secret, 100, Vec::new()).await.expect_err("alone");
+    assert!(error.to_string().contains("no peer is connected"), "{error}");
+    b.connect(&mut a).await;
+    assert_eq!(a.store.put_bytes(&noise(1, 100)).expect("stored"), secret);
+    for hints in [Vec::new(), vec![a.id()]] {
+        for hash in [secret, ContentHash::of(b"unknown")] {
+            let error = service.fetch(hash, 100, hints.clone()).await.expect_err("not there");
+            let FetchError::NotFound { tried, .. } = &error else { panic!("{error}") };
+            assert_eq!(tried.attempts.len(), hints.len());
+        }
+    }
+    assert_eq!(source.stats().bytes_sent, 0);
+    assert_eq!(service.stats().failed_not_found, 5);
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn fetches_of_one_blob_share_a_transfer() {
+    let (mut a, source) = Node::honest(1);
+    let (mut b, service) = Node::honest(2);
+    b.connect(&mut a).await;
+    let hash = a.store.put_bytes(&noise(1, 3 * MIB)).expect("stored");
+    let fetches = (0..20).map(|number| {
+        let hints = if number == 0 { Vec::new() } else { vec![a.id()] };
+        service.fetch(hash, 3 * MIB, hints)
+    });
+    for result in timeout(LONG, futures::future::join_all(fetches)).await.expect("in time") {
+        assert_eq!(result.expect("fetched"), 3 * MIB);
+    }
+    assert_eq!(source.stats().bytes_sent, 3 * MIB, "sent once");
+    assert_eq!(source.stats().served, 1);
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn many_small_blobs_arrive_without_offence() {
+    let (mut a, source) = Node::honest(1);
+    let (mut b, service) = Node::honest(2);
+    b.connect(&mut a).await;
+    let mut wanted = Vec::new();
+    for number in 0..300u32 {
+        let hash = a.store.put_bytes(&number.to_le_bytes()).expect("stored");
+        wanted.push((hash, 4));
+    }
+    wanted.push((ContentHash::of(b"nobody has this"), 4));
+    let results = timeout(LONG, service.fetch_all(&wanted, &[])).await.expect("in time");
+    let (last, first) = results.split_last().expect("as many as asked");
+    assert!(first.iter().all(|result| matches!(result, Ok(4))));
+    assert!(matches!(last, Err(FetchError::NotFound { .. })));
+    assert_eq!(source.stats().served, 300);
+    for node in [&a, &b] {
+        let stats = settled(&node.network).await;
+        assert_eq!((stats.faults, stats.rate_limited), (0, 0));
+    }
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn a_sluggard_is_left_for_the_next_provider() {
+    // Answers, sends the tail, and then nothing more.
+    let mut slow = Node::hostile(1, |mut stream, store| async move {
+        let Ok(Some(request)) = read_value::<BlobRequest>(&mut stream).await else { return };
+        let Ok(blob) = store.open_for_serving(&request.hash) else { return };
+        let answer = BlobAnswer::Found { size: blob.size() };
+        let tail = serve::encode(&blob, Part::last(blob.size())).expect("encoded");
+        let _ = write_value(&mut stream, &answer).await;
+        let _ = write_frame(&mut stream, &tail).await;
+        std::future::pending::<()>().await;
+    });
+    let (mut quick, _) = Node::honest(2);
+    let config = BlobConfig { part_max: Duration::from_millis(500), ..BlobConfig::default() };
+    let (mut node, service) = Node::with(3, config, |_| true);
+    node.connect(&mut slow).await;
+    node.connect(&mut quick).await;
+    let bytes = noise(4, MIB);
+    let hash = slow.store.put_bytes(&bytes).expect("stored");
+    quick.store.put_bytes(&bytes).expect("stored");
+    let hints = vec![slow.id(), quick.id()];
+    let fetched = timeout(LONG, service.fetch(hash, MIB, hints)).await.expect("in time");
+    assert_eq!(fetched.expect("from the quick one"), MIB);
+    assert_eq!(service.stats().attempts_stalled, 1);
+    for node in [node, quick, slow] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn malformed_requests_cost_the_asker_and_nobody_else() {
+    let (mut a, source) = Node::honest(1);
+    let (mut b, service) = Node::honest(2);
+    b.connect(&mut a).await;
+    let hash = a.store.put_bytes(&noise(1, MIB)).expect("stored");
+    let mut stream = b.network.open_blob_stream(a.id()).await.expect("opened");
+    write_value(&mut stream, &BlobRequest { hash, offset: 1 }).await.expect("sent");
+    let answer = timeout(LONG, read_value::<BlobAnswer>(&mut stream)).await.expect("in time");
+    assert!(!matches!(answer, Ok(Some(_))), "closed without an answer");
+    assert_eq!(settled(&a.network).await.faults, 1);
+    let fetched = timeout(LONG, service.fetch(hash, MIB, vec![a.id()])).await.expect("in time");
+    assert_eq!(fetched.expect("once is forgiven"), MIB);
+    assert_eq!(source.stats().served, 1);
+    b.stop().await;
+    a.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_fetch_leaves_nothing_and_shutdown_ends_others() {
+    let mut silent = Node::hostile(1, |stream, _| async move {
+        let _kept = stream;
+        std::future::pending::<()>().await;
+    });
+    let (mut node, service) = Node::honest(2);
+    node.connect(&mut silent).await;
+    let hash = ContentHash::of(b"never sent");
+    {
+        let fetch = service.fetch(hash, 100, vec![silent.id()]);
+        tokio::pin!(fetch);
+        assert!(timeout(Duration::from_millis(200), &mut fetch).await.is_err(), "it waits");
+    }
+    assert!(service.in_flight().values().all(|transfer| transfer.upgrade().is_none()));
+    let waiting = service.clone();
+    let waiter = tokio::spawn(async move { waiting.fetch(hash, 100, Vec::new()).await });
+    node.token.cancel();
+    let result = timeout(LONG, waiter).await.expect("in time").expect("no panic");
+    assert!(matches!(result, Err(FetchError::Stopped)), "{result:?}");
+    node.stop().await;
+    silent.stop().await;
+}
+
+#[test]
+fn a_meta_question_holds_the_hashes_that_are_batched() {
+    let hashes = vec![ContentHash::default(); HASHES_PER_REQUEST_MAX];
+    assert!(MetaRequest::HasBlobs(hashes).is_bounded());
+}
