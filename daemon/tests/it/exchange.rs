@@ -1,5 +1,7 @@
 //! The network without consensus: metadata, transactions, two transports, two chains.
 
+use std::time::Duration;
+
 use ayni_daemon::network::{
     self, Acceptance, MetaRequest, MetaResponse, NetworkConfig, NetworkEvent, NetworkHandle, Topic,
 };
@@ -115,39 +117,38 @@ async fn transactions_are_forwarded_only_when_accepted() {
     for _ in 0..2 {
         middle.until("a connection", connected).await;
     }
-    // Publish until heard: subscriptions travel after the connection.
-    let publish = async |bytes: &[u8], middle: &mut Peer| {
-        let mut number = 0_u32;
-        within("a batch", async {
-            loop {
-                let mut batch = bytes.to_vec();
-                batch.extend(number.to_le_bytes());
-                left.network.publish(Topic::Transactions, batch).await;
-                number += 1;
-                let mut pause = tokio::time::interval(std::time::Duration::from_millis(100));
-                pause.tick().await;
-                tokio::select! {
-                    event = middle.events.recv() => {
-                        if let Some(NetworkEvent::Transactions(message)) = event {
-                            return message;
-                        }
+    // One batch in two is refused in the middle. Batches go out until one arrives at the right:
+    // the mesh is grafted some time after the connections.
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    let mut number = 0_u32;
+    let arrived = within("a batch", async {
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    let kind = if number % 2 == 0 { "refused" } else { "accepted" };
+                    let batch = format!("{kind} {number}").into_bytes();
+                    left.network.publish(Topic::Transactions, batch).await;
+                    number += 1;
+                }
+                event = middle.events.recv() => {
+                    if let Some(NetworkEvent::Transactions(message)) = event {
+                        let is_good = message.bytes.starts_with(b"accepted");
+                        let verdict = if is_good { Acceptance::Accept } else { Acceptance::Ignore };
+                        middle.network.validate(message.id, message.from, verdict).await;
                     }
-                    _ = pause.tick() => {}
+                }
+                event = right.events.recv() => {
+                    if let Some(NetworkEvent::Transactions(message)) = event {
+                        return message;
+                    }
                 }
             }
-        })
-        .await
-    };
-    let refused = publish(b"refused", &mut middle).await;
-    let accepted = publish(b"accepted", &mut middle).await;
-    middle.network.validate(refused.id.clone(), refused.from, Acceptance::Ignore).await;
-    middle.network.validate(accepted.id.clone(), accepted.from, Acceptance::Accept).await;
-    let event =
-        right.until("the batch", |event| matches!(event, NetworkEvent::Transactions(_))).await;
-    let NetworkEvent::Transactions(message) = event else { unreachable!("just matched") };
-    assert!(message.bytes.starts_with(b"accepted"));
-    assert_eq!(message.from, middle.network.local_peer());
-    assert_eq!(message.source, left.network.local_peer());
+        }
+    })
+    .await;
+    assert!(arrived.bytes.starts_with(b"accepted"));
+    assert_eq!(arrived.from, middle.network.local_peer());
+    assert_eq!(arrived.source, left.network.local_peer());
     left.stop().await;
     right.stop().await;
     middle.stop().await;
