@@ -11,7 +11,6 @@ use bao_tree::BaoTree;
 use bao_tree::io::sync::DecodeResponseIter;
 use bao_tree::io::{BaoContentItem, DecodeError, Leaf};
 use futures::{AsyncRead, AsyncWrite};
-use protocol::codec::Canonical;
 use protocol::ids::ContentHash;
 use protocol::limits;
 use storage::blobs::{BLOCK_SIZE, bao_hash};
@@ -236,5 +235,3 @@ pub(super) fn decode(
     }
     Ok(leaves)
 }
-
-const _: () = assert!(BlobRequest::BYTES_MAX < PART_FRAME_BYTES_MAX);

@@ -41,7 +41,7 @@ impl Job {
         };
         let job = Self { access, permit: Arc::new(permit), runtime: Handle::current() };
         // Whatever a killed worker left behind after the last job was dropped.
-        job.blocking(".", |directory| empty(directory)).await?;
+        job.blocking(".", empty).await?;
         Ok(job)
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::codec;
@@ -45,14 +45,21 @@ pub(super) enum Fault {
     Nonsense(String),
 }
 
+/// The line of prints that best says why the process ended: the last alarming one since it was
+/// asked something, or else the last one.
+#[derive(Default)]
+struct LastWords {
+    alarming: bool,
+    line: String,
+}
+
 /// A running child.
 pub(super) struct Process {
     child: Child,
     /// Until it is closed.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// Its last line of prints.
-    last_line: Arc<Mutex<String>>,
+    last_words: Arc<Mutex<LastWords>>,
     /// Reads the prints.
     prints: AbortOnDropHandle<()>,
 }
@@ -89,13 +96,13 @@ impl Process {
         else {
             return Err("the worker has no pipes".to_owned());
         };
-        let last_line = Arc::new(Mutex::new(String::new()));
-        let prints = tracker.spawn(read_prints(prints, Arc::clone(&last_line)));
+        let last_words = Arc::new(Mutex::new(LastWords::default()));
+        let prints = tracker.spawn(read_prints(prints, Arc::clone(&last_words)));
         Ok(Self {
             child,
             input: Some(input),
             output: BufReader::new(output),
-            last_line,
+            last_words,
             prints: AbortOnDropHandle::new(prints),
         })
     }
@@ -104,6 +111,7 @@ impl Process {
     /// dropped half way must be killed.
     pub(super) async fn send(&mut self, request: &WorkerRequest) -> Result<(), Fault> {
         let frame = frame(request).map_err(Fault::Nonsense)?;
+        *words(&self.last_words) = LastWords::default();
         let input = self.input.as_mut().ok_or(Fault::Ended)?;
         input.write_all(&frame).await.map_err(|_| Fault::Ended)
     }
@@ -138,7 +146,7 @@ impl Process {
         // Why it died may be its last line.
         let _ = tokio::time::timeout(PRINTS_MAX, &mut self.prints).await;
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        let line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line = std::mem::take(&mut *words(&self.last_words)).line;
         if line.is_empty() { status } else { format!("{status} ({line})") }
     }
 
@@ -202,7 +210,7 @@ fn limit(child: &Child, memory_max_mib: u32) -> io::Result<()> {
 }
 
 /// Logs what the worker prints, line by line, and remembers the last one.
-async fn read_prints(prints: ChildStderr, last: Arc<Mutex<String>>) {
+async fn read_prints(prints: ChildStderr, last: Arc<Mutex<LastWords>>) {
     let mut prints = BufReader::new(prints);
     let mut line = Vec::new();
     loop {
@@ -224,17 +232,25 @@ async fn read_prints(prints: ChildStderr, last: Arc<Mutex<String>>) {
     log_line(&line, &last);
 }
 
-fn log_line(line: &[u8], last: &Mutex<String>) {
+fn log_line(line: &[u8], last: &Mutex<LastWords>) {
     let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).collect();
     let text = text.trim();
     if text.is_empty() {
         return;
     }
     let alarming = ["WARN", "ERROR", "panicked", "memory allocation"];
-    if alarming.iter().any(|word| text.contains(word)) {
+    let alarming = alarming.iter().any(|word| text.contains(word));
+    if alarming {
         tracing::warn!(target: "ayni_worker", "{text}");
     } else {
         tracing::debug!(target: "ayni_worker", "{text}");
     }
-    text.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut last = words(last);
+    if alarming || !last.alarming {
+        *last = LastWords { alarming, line: text.to_owned() };
+    }
+}
+
+fn words(last: &Mutex<LastWords>) -> MutexGuard<'_, LastWords> {
+    last.lock().unwrap_or_else(PoisonError::into_inner)
 }

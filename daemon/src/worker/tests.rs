@@ -157,7 +157,8 @@ async fn a_death_is_reported_with_the_last_words_and_repaired() {
     let marker = bench.path("died");
     let marker = marker.display();
     let then = format!(
-        "{READ}; if [ ! -e {marker} ]; then touch {marker}; echo out of luck >&2; exit 3; fi; \
+        "{READ}; if [ ! -e {marker} ]; then touch {marker}; echo ERROR out of luck >&2; \
+         echo bye >&2; exit 3; fi; \
          cat {done}; cat >/dev/null"
     );
     let handle = bench.start(&bench.describes_then(&then));
