@@ -25,7 +25,7 @@ use super::ledger::Ledger;
 use super::transactions::Transactions;
 use super::{Node, blobs, gossip, home};
 use crate::api::{Jobs, Server, ServerOptions};
-use crate::blobs::{BlobConfig, BlobService};
+use crate::blobs::BlobService;
 use crate::engine::{self, Engine, EngineConfig, EngineStatus, GuardError, GuardStep, VoteGuard};
 use crate::network::{self, MetaRequest, MetaResponse, NetworkConfig, NetworkEvent, NetworkHandle};
 use crate::worker::{Worker, WorkerConfig, WorkerHandle};
@@ -246,11 +246,10 @@ async fn assemble(
     let withheld = blobs::Withheld::default();
     let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
     let service = BlobService::start(
-        BlobConfig::default(),
-        network.clone(),
         store.clone(),
+        network.clone(),
         Arc::new(move |hash: &_| policy_withheld.allows(&policy_ledger, hash)),
-        tracker.clone(),
+        tracker,
         token.clone(),
     )?;
     let worker = start_worker(&root, &config, tracker, token)?;

@@ -3,17 +3,15 @@
 //! `daemon` maps the engine's messages to a [`Host`]; the simulator can run the same code. The
 //! host never touches a disk: it hands out what must be durable (a [`Decision`] before it is
 //! acknowledged) and is told when it is. Bodies that were offered and not yet decided are
-//! remembered by [`Proposals`].
+//! remembered by the engine's loop (`daemon::engine`).
 
 mod mempool;
-mod proposals;
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
 pub use mempool::{Mempool, MempoolError};
-pub use proposals::{Judged, Place, Proposals, open_body};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
