@@ -224,7 +224,6 @@ pub(super) async fn review<B: Backend>(
     reply(node.backend.review(contribution).await?)
 }
 
-#[expect(clippy::unused_async, reason = "axum handlers are async")]
 pub(super) async fn job<B: Backend>(
     State(node): Node<B>,
     Segment(job): Segment<JobId>,
@@ -239,7 +238,6 @@ pub(super) async fn cancel_job<B: Backend>(
     reply(node.backend.jobs().cancel(job).await?)
 }
 
-#[expect(clippy::unused_async, reason = "axum handlers are async")]
 pub(super) async fn job_events<B: Backend>(
     State(node): Node<B>,
     Segment(job): Segment<JobId>,

@@ -47,8 +47,9 @@ pub struct ServerOptions {
 
 /// A bound server.
 pub struct Server {
-    socket: Socket,
+    // Before the listener, see there.
     files: SocketFiles,
+    socket: Socket,
     pub(super) access: Access,
 }
 
@@ -68,17 +69,17 @@ impl Connected<IncomingStream<'_, Socket>> for Caller {
 impl Server {
     /// Takes the socket. Must be called inside a tokio runtime.
     pub fn bind(options: &ServerOptions) -> Result<Self, BindError> {
-        let (socket, files) =
+        let (files, socket) =
             socket::bind(&options.socket, options.note.as_deref(), options.group_read)?;
         let own_uid = rustix::process::geteuid().as_raw();
         let access = Access { own_uid, group_read: options.group_read };
-        Ok(Self { socket, files, access })
+        Ok(Self { files, socket, access })
     }
 
-    /// Answers until `shutdown`, then lets requests in flight finish for a few seconds and
-    /// removes the socket.
+    /// Answers until `shutdown`, then removes the socket and lets requests in flight finish for a
+    /// few seconds.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, shutdown: CancellationToken) {
-        let Self { socket, files, access } = self;
+        let Self { files, socket, access } = self;
         let shared = Arc::new(Shared {
             backend,
             access,
@@ -86,8 +87,12 @@ impl Server {
             shutdown: shutdown.clone(),
         });
         let service = routes(shared).into_make_service_with_connect_info::<Caller>();
-        let serving =
-            axum::serve(socket, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let stop = shutdown.clone();
+        let serving = axum::serve(socket, service).with_graceful_shutdown(async move {
+            stop.cancelled().await;
+            // The listener is closed after this returns: its path is still ours.
+            drop(files);
+        });
         let expired = async {
             shutdown.cancelled().await;
             tokio::time::sleep(DRAIN_MAX).await;
@@ -98,7 +103,6 @@ impl Server {
             },
             () = expired => tracing::warn!("the local interface cut off requests in flight"),
         }
-        drop(files);
     }
 }
 
@@ -189,7 +193,6 @@ fn fault(panic: &Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
-#[expect(clippy::unused_async, reason = "axum handlers are async")]
 async fn no_such_path() -> Failure {
     Failure(
         ApiError::not_found("there is no such path in this interface")
@@ -197,7 +200,6 @@ async fn no_such_path() -> Failure {
     )
 }
 
-#[expect(clippy::unused_async, reason = "axum handlers are async")]
 async fn wrong_method() -> Failure {
     Failure(ApiError::bad_request("this path does not take this HTTP method"))
 }

@@ -74,22 +74,18 @@ pub(super) struct Socket {
     permits: Arc<Semaphore>,
 }
 
-/// Removes the socket file, and the note that names it, when the server ends.
+/// Removes the socket file, and the note that names it, when dropped. Must be dropped before the
+/// listener: while that one lives nobody else can take the path, so what is removed is our own.
 pub(super) struct SocketFiles {
     socket: PathBuf,
-    inode: u64,
     note: Option<PathBuf>,
 }
 
 impl Drop for SocketFiles {
     fn drop(&mut self) {
-        // Only our own file: a successor may have bound the path already.
-        let ours = fs::symlink_metadata(&self.socket).is_ok_and(|m| m.ino() == self.inode);
-        if ours {
-            remove(&self.socket);
-            if let Some(note) = &self.note {
-                remove(note);
-            }
+        remove(&self.socket);
+        if let Some(note) = &self.note {
+            remove(note);
         }
     }
 }
@@ -108,7 +104,7 @@ pub(super) fn bind(
     path: &Path,
     note: Option<&Path>,
     group_read: bool,
-) -> Result<(Socket, SocketFiles), BindError> {
+) -> Result<(SocketFiles, Socket), BindError> {
     check_socket_path(path)?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     prepare_folder(parent, group_read)?;
@@ -124,8 +120,7 @@ pub(super) fn bind(
         }
         bound => bound.map_err(failed("bind the socket", path))?,
     };
-    let inode = fs::symlink_metadata(path).map_err(failed("look at", path))?.ino();
-    let mut files = SocketFiles { socket: path.to_owned(), inode, note: None };
+    let mut files = SocketFiles { socket: path.to_owned(), note: None };
     if group_read {
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))
             .map_err(failed("set the mode of", path))?;
@@ -136,7 +131,7 @@ pub(super) fn bind(
     }
     listener.set_nonblocking(true).map_err(failed("prepare", path))?;
     let listener = UnixListener::from_std(listener).map_err(failed("listen at", path))?;
-    Ok((Socket { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }, files))
+    Ok((files, Socket { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }))
 }
 
 fn prepare_folder(folder: &Path, group_read: bool) -> Result<(), BindError> {
@@ -248,10 +243,10 @@ mod tests {
     async fn a_socket_is_private_and_removed_at_the_end() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let (path, note) = (dir.path().join("run/ayni.sock"), dir.path().join("socket"));
-        let (socket, files) = bind(&path, Some(&note), false).expect("free path");
+        let bound = bind(&path, Some(&note), false).expect("free path");
         assert_eq!((mode(&path) & 0o077, mode(&dir.path().join("run"))), (0, 0o700));
         assert_eq!(fs::read_to_string(&note).expect("note"), format!("{}\n", path.display()));
-        drop((socket, files));
+        drop(bound);
         assert!(!path.exists() && !note.exists());
     }
 
@@ -259,14 +254,14 @@ mod tests {
     async fn a_living_socket_is_respected_and_a_dead_one_replaced() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("run/s");
-        let (socket, files) = bind(&path, None, false).expect("free path");
+        let bound = bind(&path, None, false).expect("free path");
         assert!(matches!(bind(&path, None, false), Err(BindError::InUse(_))));
+        assert!(path.exists(), "a refused daemon removes nothing");
+        drop(bound);
         // What `kill -9` leaves: the file without a listener.
-        drop(socket);
+        drop(StdUnixListener::bind(&path).expect("free path"));
         assert!(path.exists());
-        let (_socket, _files) = bind(&path, None, false).expect("stale socket is replaced");
-        drop(files);
-        assert!(path.exists(), "the earlier owner must not remove the new socket");
+        let _bound = bind(&path, None, false).expect("a stale socket is replaced");
     }
 
     #[tokio::test]
