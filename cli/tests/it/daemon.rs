@@ -1,7 +1,6 @@
 //! Commands that ask the daemon: exit codes for every way in which that can end.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
