@@ -90,7 +90,7 @@ where
     R: IntoIterator<Item = Vec<String>>,
 {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(head);
+    table.load_preset(presets::NOTHING).set_header(head);
     let arrangement = if io::stdout().is_terminal() {
         ContentArrangement::Dynamic
     } else {
@@ -100,7 +100,11 @@ where
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell).replace(['\n', '\t'], " ")));
     }
-    if table.is_empty() { empty.to_owned() } else { table.to_string() }
+    if table.is_empty() {
+        return empty.to_owned();
+    }
+    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
+    lines.collect()
 }
 
 /// Names and values, one a line.

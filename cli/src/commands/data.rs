@@ -29,7 +29,7 @@ pub(crate) enum DataCommand {
     Publish {
         /// Folder or file of text
         path: PathBuf,
-        /// Name: 1 to 64 characters of a-z 0-9 - _ .
+        /// Name: 1 to 64 characters of a-z 0-9 . - _
         #[arg(long)]
         name: String,
         /// SPDX expression of the licence

@@ -56,7 +56,7 @@ pub(crate) enum ModelCommand {
 /// A new model.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArguments {
-    /// Name: 1 to 64 characters of a-z 0-9 - _ .
+    /// Name: 1 to 64 characters of a-z 0-9 . - _
     name: String,
     /// Text file on which deltas are judged
     #[arg(long, value_name = "FILE", required_unless_present = "suite_hash")]
