@@ -57,8 +57,10 @@ impl Behaviour {
             .with_max_pending_incoming(Some(64))
             .with_max_pending_outgoing(Some(64))
             .with_max_established(Some(config.connections_max))
-            // Both sides may dial at once, over two transports.
-            .with_max_established_per_peer(Some(4));
+            // Gossipsub sends its subscriptions on a peer's first connection only. Beside a
+            // connection that died with a killed process, a second one would stay deaf: the
+            // new process must wait until the old connection has timed out.
+            .with_max_established_per_peer(Some(1));
         let identify = identify::Config::new(protocol_version(&config.chain), key.public())
             .with_agent_version(config.agent.clone())
             .with_push_listen_addr_updates(true)

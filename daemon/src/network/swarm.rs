@@ -35,6 +35,11 @@ const QUEUED_BYTES_MAX: usize = 128 * 1024 * 1024;
 const INBOUND_MAX: usize = 512;
 /// Requests of ours that may wait for an answer.
 const OUTBOUND_MAX: usize = 512;
+/// A silent QUIC connection is dead after this long. A peer that was killed and is back cannot
+/// connect before (one connection per peer), so it bounds how long it is missed.
+const QUIC_IDLE_MS: u32 = 8_000;
+/// How often a quiet connection is probed: several times before it counts as dead.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How often dials, bans and statuses are looked after.
 const TICK: Duration = Duration::from_millis(500);
 /// How often each peer is asked for its status.
@@ -95,7 +100,11 @@ pub(super) fn start(
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(|error| StartError::Transport(error.to_string()))?
-        .with_quic()
+        .with_quic_config(|mut quic| {
+            quic.max_idle_timeout = QUIC_IDLE_MS;
+            quic.keep_alive_interval = QUIC_KEEP_ALIVE;
+            quic
+        })
         .with_behaviour(|_| behaviour)
         .map_err(|error| StartError::Transport(error.to_string()))?
         .with_swarm_config(|swarm| {

@@ -1,7 +1,8 @@
 //! What the evil worker changes, as a function of the frames seen so far.
 //!
 //! In the poisoned round the training texts are replaced by copies with every byte `b` as
-//! `255 - b`: the delta is well-formed and teaches the opposite. From there to the next training
+//! `255 - b`, learned twice as fast and without error feedback: the delta is well-formed and
+//! teaches the opposite. From there to the next training
 //! for a round every evaluation makes all variants look a tenth worse than the untouched head.
 
 use protocol::codec;
@@ -48,6 +49,9 @@ impl Tamper {
         if !self.is_poisoned() {
             return (frame, Vec::new());
         }
+        // What honest rounds left in the error feedback would soften the poison.
+        job.feedback = None;
+        job.parameters.learning_rate_ppm = job.parameters.learning_rate_ppm.saturating_mul(2);
         let mut inversions = Vec::new();
         for (index, text) in job.texts.iter_mut().enumerate() {
             let to = FileName::new(format!("inverted-{index}")).expect("a plain name");

@@ -235,6 +235,8 @@ impl Duties {
                 Some("an accepted delta cannot be fetched".to_owned())
             }
             Ok(Err(error)) => Some(format!("{error:#}")),
+            // It was no longer owed.
+            Err(error) if error.is_cancelled() => None,
             Err(error) => Some(error.to_string()),
         };
         self.node.training.end(&self.node, failure.as_deref());
