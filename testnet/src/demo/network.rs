@@ -23,21 +23,21 @@ const fn credits(whole: u64) -> Credits {
 }
 
 /// How a network is set up.
-pub struct Plan {
+pub(super) struct Plan {
     /// Where the homes go; emptied first.
-    pub folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Validators.
-    pub nodes: usize,
+    pub(super) nodes: usize,
     /// The node whose worker is another program, and the round that it poisons.
-    pub evil: Option<(usize, u32)>,
+    pub(super) evil: Option<(usize, u32)>,
 }
 
 /// A running network.
-pub struct LocalNetwork {
+pub(super) struct LocalNetwork {
     /// The nodes, validators first.
-    pub nodes: Vec<NodeProcess>,
+    pub(super) nodes: Vec<NodeProcess>,
     /// Validators.
-    pub validators: usize,
+    pub(super) validators: usize,
     folder: PathBuf,
     daemon: PathBuf,
     worker: PathBuf,
@@ -78,7 +78,7 @@ fn genesis(secrets: &[NodeSecrets]) -> Result<Genesis> {
 impl LocalNetwork {
     /// Makes the homes and starts the daemons. The first one's address goes into the others'
     /// configuration; they learn of one another through it.
-    pub async fn start(workspace: &Workspace, plan: &Plan) -> Result<Self> {
+    pub(super) async fn start(workspace: &Workspace, plan: &Plan) -> Result<Self> {
         clear(&plan.folder)?;
         let secrets = (0..plan.nodes).map(|_| draw_secrets()).collect::<Result<Vec<_>, _>>()?;
         let genesis = genesis(&secrets)?;
@@ -138,7 +138,7 @@ impl LocalNetwork {
     }
 
     /// Starts another node that knows nothing but a join string.
-    pub async fn join(&mut self, join: &JoinString) -> Result<usize> {
+    pub(super) async fn join(&mut self, join: &JoinString) -> Result<usize> {
         let index = self.nodes.len();
         let mut config = self.config()?;
         config.network.join = Some(join.to_string());
@@ -147,7 +147,7 @@ impl LocalNetwork {
     }
 
     /// Stops all daemons.
-    pub async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self) -> Result<()> {
         let mut failed = Vec::new();
         for node in &mut self.nodes {
             if let Err(error) = node.stop().await {

@@ -22,36 +22,36 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// A daemon that was asked to stop is killed then.
 const STOP_MAX: Duration = Duration::from_secs(25);
 /// How often a condition is looked at.
-pub const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// A node of the local network.
-pub struct NodeProcess {
+pub(super) struct NodeProcess {
     /// Its number, from 0.
-    pub index: usize,
+    pub(super) index: usize,
     /// Its home.
-    pub home: Home,
+    pub(super) home: Home,
     /// Who it is.
-    pub identity: NodeIdentity,
+    pub(super) identity: NodeIdentity,
     /// Access to its interface.
-    pub client: Client,
+    pub(super) client: Client,
     program: PathBuf,
     child: Option<Child>,
 }
 
 impl NodeProcess {
     /// A node whose home exists; not started yet.
-    pub fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
+    pub(super) fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
         let client = Client::new(home.root().join("run").join("ayni.sock"));
         Self { index, home, identity, client, program, child: None }
     }
 
     /// `node-1`, as people see it.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("node-{}", self.index)
     }
 
     /// Starts the daemon and waits until it answers.
-    pub async fn start(&mut self) -> Result<Status> {
+    pub(super) async fn start(&mut self) -> Result<Status> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -92,13 +92,13 @@ impl NodeProcess {
     }
 
     /// `kill -9`, and nothing else.
-    pub async fn kill(&mut self) -> Result<()> {
+    pub(super) async fn kill(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.kill().await.with_context(|| format!("{} cannot be killed", self.name()))
     }
 
     /// Asks the daemon to stop and waits; kills it when it does not.
-    pub async fn stop(&mut self) -> Result<()> {
+    pub(super) async fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             // It may have ended already; then waiting is enough.
@@ -117,7 +117,7 @@ impl NodeProcess {
     }
 
     /// Waits until `done` says so of the node's status.
-    pub async fn wait_status(
+    pub(super) async fn wait_status(
         &self,
         what: &str,
         patience: Duration,
@@ -146,7 +146,7 @@ impl NodeProcess {
     }
 
     /// Folder of everything that the node has on disk.
-    pub fn disk(&self) -> &Path {
+    pub(super) fn disk(&self) -> &Path {
         self.home.root()
     }
 }

@@ -7,111 +7,111 @@ use protocol::review::Verdict;
 use serde::Serialize;
 
 /// Nats below byte frequencies that the network must reach.
-pub const GAIN_NATS_MIN: f64 = 0.3;
+pub(super) const GAIN_NATS_MIN: f64 = 0.3;
 
 /// `target/demo/report.json`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// Nodes started, the late joiner included.
-    pub nodes: usize,
+    pub(super) nodes: usize,
     /// Validators.
-    pub validators: usize,
+    pub(super) validators: usize,
     /// Height at the end.
-    pub height: Height,
+    pub(super) height: Height,
     /// Whether all nodes have the same state root at one height.
-    pub state_roots_equal: bool,
+    pub(super) state_roots_equal: bool,
     /// Whether every node's audit finds credits conserved.
-    pub credits_conserved: bool,
+    pub(super) credits_conserved: bool,
     /// Parameters of the model.
-    pub parameters: u64,
+    pub(super) parameters: u64,
     /// Held-out loss of the initial weights, nats per byte.
-    pub heldout_loss_start: f64,
+    pub(super) heldout_loss_start: f64,
     /// Held-out loss of the last head.
-    pub heldout_loss_end: f64,
+    pub(super) heldout_loss_end: f64,
     /// Held-out loss of byte frequencies.
-    pub heldout_loss_unigram: f64,
+    pub(super) heldout_loss_unigram: f64,
     /// Held-out loss of a bigram table.
-    pub heldout_loss_bigram: f64,
+    pub(super) heldout_loss_bigram: f64,
     /// Held-out loss of one node that trains alone for the same number of steps.
-    pub heldout_loss_alone: f64,
+    pub(super) heldout_loss_alone: f64,
     /// Whether all nodes have the same head.
-    pub heads_equal: bool,
+    pub(super) heads_equal: bool,
     /// The training rounds.
-    pub rounds: Vec<RoundReport>,
+    pub(super) rounds: Vec<RoundReport>,
     /// Whether the poisoned delta was kept out and its bond burned.
-    pub poisoned_delta_rejected: bool,
+    pub(super) poisoned_delta_rejected: bool,
     /// Share of honest deltas that were accepted.
-    pub honest_deltas_accepted_ppm: u64,
+    pub(super) honest_deltas_accepted_ppm: u64,
     /// Whether the killed node caught up with the same state.
-    pub killed_node_recovered: bool,
+    pub(super) killed_node_recovered: bool,
     /// Equivocations proven on the ledger.
-    pub double_signs: u64,
+    pub(super) double_signs: u64,
     /// The node that joined at the end.
-    pub late_joiner: LateJoiner,
+    pub(super) late_joiner: LateJoiner,
     /// Occurrences of the private canary on other nodes' disks.
-    pub private_bytes_found_elsewhere: u64,
+    pub(super) private_bytes_found_elsewhere: u64,
     /// Who earned what.
-    pub credits: Vec<CreditReport>,
+    pub(super) credits: Vec<CreditReport>,
     /// Blob bytes that the nodes sent one another (since their last start).
-    pub blob_bytes_sent: u64,
+    pub(super) blob_bytes_sent: u64,
     /// Duration of the demo after the build, seconds.
-    pub elapsed_s: f64,
+    pub(super) elapsed_s: f64,
 }
 
 /// A training round.
 #[derive(Clone, Debug, Serialize)]
-pub struct RoundReport {
+pub(super) struct RoundReport {
     /// Number.
-    pub round: u32,
+    pub(super) round: u32,
     /// The certified head; none when the round changed nothing.
-    pub head: Option<HeadId>,
+    pub(super) head: Option<HeadId>,
     /// Stake behind it.
-    pub certified_by_stake_ppm: u32,
+    pub(super) certified_by_stake_ppm: u32,
     /// The deltas.
-    pub deltas: Vec<DeltaReport>,
+    pub(super) deltas: Vec<DeltaReport>,
 }
 
 /// A delta.
 #[derive(Clone, Debug, Serialize)]
-pub struct DeltaReport {
+pub(super) struct DeltaReport {
     /// Who made it.
-    pub author: NodeId,
+    pub(super) author: NodeId,
     /// The quorum's verdict.
-    pub verdict: Option<Verdict>,
+    pub(super) verdict: Option<Verdict>,
     /// Measured gain, ppm of the loss.
-    pub score_ppm: i64,
+    pub(super) score_ppm: i64,
     /// Size on the wire.
-    pub payload_bytes: u64,
+    pub(super) payload_bytes: u64,
     /// The same per parameter.
-    pub bits_per_parameter: f64,
+    pub(super) bits_per_parameter: f64,
     /// Whether its bond was burned.
-    pub bond_burned: bool,
+    pub(super) bond_burned: bool,
 }
 
 /// The node that joined at the end.
 #[derive(Clone, Debug, Serialize)]
-pub struct LateJoiner {
+pub(super) struct LateJoiner {
     /// Height it had reached.
-    pub synced_height: Height,
+    pub(super) synced_height: Height,
     /// Whether it fetched the head and its hash is the certified one.
-    pub head_verified: bool,
+    pub(super) head_verified: bool,
     /// What it generated.
-    pub generated_text: String,
+    pub(super) generated_text: String,
 }
 
 /// Earnings of an account in a role.
 #[derive(Clone, Debug, Serialize)]
-pub struct CreditReport {
+pub(super) struct CreditReport {
     /// The account.
-    pub account: AccountId,
+    pub(super) account: AccountId,
     /// `contributor`, `reviewer`, `validator`.
-    pub role: &'static str,
+    pub(super) role: &'static str,
     /// Micro-credits.
-    pub earned_micro: u64,
+    pub(super) earned_micro: u64,
 }
 
 /// Rounds as the report shows them.
-pub fn rounds(rounds: &[api::Round]) -> Vec<RoundReport> {
+pub(super) fn rounds(rounds: &[api::Round]) -> Vec<RoundReport> {
     let delta = |d: &api::Contribution| DeltaReport {
         author: d.author,
         verdict: d.verdict,
@@ -132,7 +132,7 @@ pub fn rounds(rounds: &[api::Round]) -> Vec<RoundReport> {
 }
 
 /// Earnings as the report shows them.
-pub fn credits(accounts: &api::Accounts) -> Vec<CreditReport> {
+pub(super) fn credits(accounts: &api::Accounts) -> Vec<CreditReport> {
     accounts
         .accounts
         .iter()
@@ -153,7 +153,7 @@ pub fn credits(accounts: &api::Accounts) -> Vec<CreditReport> {
 
 impl Report {
     /// Everything that is not as it should be.
-    pub fn faults(&self, rounds: u32) -> Vec<String> {
+    pub(super) fn faults(&self, rounds: u32) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |ok: bool, text: String| {
             if !ok {

@@ -20,16 +20,16 @@ use super::process::{LOOK, NodeProcess};
 use crate::corpus::Corpus;
 
 /// Windows on which heads are reported.
-pub const REPORT_WINDOWS: u32 = 256;
+pub(super) const REPORT_WINDOWS: u32 = 256;
 /// A round must move on within this time.
 const ROUND_MAX: Duration = Duration::from_secs(300);
 /// Blocks that the others decide while the killed node is away.
 const BLOCKS_AWAY: u64 = 5;
 /// What generation starts from.
-pub const PROMPT: &str = "/// Returns the ";
+pub(super) const PROMPT: &str = "/// Returns the ";
 
 /// Publishes the texts: all nodes but the last theirs, the last keeps its own.
-pub async fn share_data(network: &LocalNetwork, corpus: &Corpus) -> Result<()> {
+pub(super) async fn share_data(network: &LocalNetwork, corpus: &Corpus) -> Result<()> {
     let (private, public) = network.nodes.split_last().context("a network has nodes")?;
     for (node, folder) in public.iter().zip(&corpus.nodes) {
         let request = PublishRequest {
@@ -65,7 +65,11 @@ fn path_text(path: &Path) -> Result<String> {
 }
 
 /// Registers the model with the suite set aside.
-pub async fn create_model(node: &NodeProcess, corpus: &Corpus, seed: u64) -> Result<ModelSpec> {
+pub(super) async fn create_model(
+    node: &NodeProcess,
+    corpus: &Corpus,
+    seed: u64,
+) -> Result<ModelSpec> {
     let suite = std::fs::read(&corpus.suite)
         .with_context(|| format!("{} cannot be read", corpus.suite.display()))?;
     let receipt = node.client.store_blob(Bytes::from(suite)).await?;
@@ -90,7 +94,7 @@ pub async fn create_model(node: &NodeProcess, corpus: &Corpus, seed: u64) -> Res
 }
 
 /// Held-out loss in nats per byte.
-pub async fn heldout(node: &NodeProcess, model: ModelId, head: HeadChoice) -> Result<f64> {
+pub(super) async fn heldout(node: &NodeProcess, model: ModelId, head: HeadChoice) -> Result<f64> {
     let request = EvaluateRequest { head, windows: REPORT_WINDOWS };
     let job = node.client.evaluate(&ModelRef::Id(model), &request).await?;
     match node.client.wait_job(job, |_| {}).await? {
@@ -100,7 +104,11 @@ pub async fn heldout(node: &NodeProcess, model: ModelId, head: HeadChoice) -> Re
 }
 
 /// Text of the model.
-pub async fn generate(node: &NodeProcess, model: ModelId, head: HeadChoice) -> Result<String> {
+pub(super) async fn generate(
+    node: &NodeProcess,
+    model: ModelId,
+    head: HeadChoice,
+) -> Result<String> {
     let request = GenerateRequest {
         prompt: PROMPT.to_owned(),
         bytes: 200,
@@ -121,7 +129,7 @@ pub async fn generate(node: &NodeProcess, model: ModelId, head: HeadChoice) -> R
 }
 
 /// Opens the rounds.
-pub async fn open_rounds(
+pub(super) async fn open_rounds(
     node: &NodeProcess,
     model: ModelId,
     rounds: u32,
@@ -138,7 +146,7 @@ pub async fn open_rounds(
 }
 
 /// All rounds so far.
-pub async fn rounds(node: &NodeProcess, model: ModelId) -> Result<Vec<Round>> {
+pub(super) async fn rounds(node: &NodeProcess, model: ModelId) -> Result<Vec<Round>> {
     let mut all: Vec<Round> = Vec::new();
     loop {
         let from = u32::try_from(all.len())? + 1;
@@ -152,7 +160,7 @@ pub async fn rounds(node: &NodeProcess, model: ModelId) -> Result<Vec<Round>> {
 }
 
 /// Follows the rounds on `watcher`, saying what happens, until `until` says so of the rounds.
-pub async fn follow(
+pub(super) async fn follow(
     watcher: &NodeProcess,
     model: ModelId,
     seen: &mut BTreeMap<u32, RoundPhase>,
@@ -209,7 +217,7 @@ fn say(round: &Round) {
 
 /// Kills a node as hard as can be, lets the others go on, starts it again and waits until it has
 /// caught up.
-pub async fn kill_and_return(network: &mut LocalNetwork, victim: usize) -> Result<()> {
+pub(super) async fn kill_and_return(network: &mut LocalNetwork, victim: usize) -> Result<()> {
     let node = network.nodes.get_mut(victim).context("there is such a node")?;
     let before = node.client.status().await?.height;
     node.kill().await?;
@@ -236,7 +244,7 @@ pub async fn kill_and_return(network: &mut LocalNetwork, victim: usize) -> Resul
 }
 
 /// A height at which every node was seen, if all saw the same root there.
-pub async fn common_root(network: &LocalNetwork) -> Result<(Height, bool)> {
+pub(super) async fn common_root(network: &LocalNetwork) -> Result<(Height, bool)> {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut seen: BTreeMap<Height, BTreeMap<usize, StateRoot>> = BTreeMap::new();
     loop {

@@ -11,19 +11,19 @@ use super::story::PROMPT;
 use crate::baseline::bits;
 
 /// What is shown at the end.
-pub struct Closing<'a> {
+pub(super) struct Closing<'a> {
     /// The report.
-    pub report: &'a Report,
+    pub(super) report: &'a Report,
     /// The nodes.
-    pub network: &'a LocalNetwork,
+    pub(super) network: &'a LocalNetwork,
     /// The accounts at the end.
-    pub accounts: &'a Accounts,
+    pub(super) accounts: &'a Accounts,
     /// Text of the initial weights.
-    pub before: &'a str,
+    pub(super) before: &'a str,
     /// Text of the last head.
-    pub after: &'a str,
+    pub(super) after: &'a str,
     /// Where the report is.
-    pub report_path: &'a Path,
+    pub(super) report_path: &'a Path,
 }
 
 fn table(header: &[&str]) -> Table {
@@ -43,7 +43,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Prints it.
-pub fn print(closing: &Closing<'_>) {
+pub(super) fn print(closing: &Closing<'_>) {
     let report = closing.report;
     println!("\nheld-out loss");
     let mut losses = table(&["", "nats/byte", "bits/byte"]);
