@@ -13,6 +13,9 @@ use proptest::prelude::*;
 
 use crate::chain::{TestChain, credits};
 
+/// Something done to a block.
+type Change = fn(&mut Block);
+
 fn transfer(chain: &TestChain, micro: u64) -> Payload {
     let to = chain.nodes[1].account.public().account_id();
     Payload::Transfer { to, amount: Credits::from_micro(micro) }
@@ -70,7 +73,7 @@ fn every_changed_header_field_is_noticed() {
     let mut chain = TestChain::new(4);
     chain.steps(2);
     let good = chain.build();
-    let changes: [(&str, fn(&mut Block)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("chain", |b| b.header.chain = ChainId::default()),
         ("version", |b| b.header.rules_version += 1),
         ("height", |b| b.header.height = b.header.height.plus(1)),

@@ -97,8 +97,7 @@ impl LocalNetwork {
             if let Some((_, round)) = plan.evil.filter(|(evil, _)| *evil == index) {
                 config.worker.command = evil_command(workspace, &network.worker, round)?;
             }
-            let status =
-                network.add(index, keys, config, Some(genesis.clone())).await?.start().await?;
+            let status = network.add(index, keys, config, Some(genesis.clone()))?.start().await?;
             if first_addresses.is_empty() {
                 first_addresses = status.listen;
             }
@@ -121,7 +120,7 @@ impl LocalNetwork {
         Ok(config)
     }
 
-    async fn add(
+    fn add(
         &mut self,
         index: usize,
         secrets: &NodeSecrets,
@@ -142,7 +141,7 @@ impl LocalNetwork {
         let index = self.nodes.len();
         let mut config = self.config()?;
         config.network.join = Some(join.to_string());
-        self.add(index, &draw_secrets()?, config, None).await?.start().await?;
+        self.add(index, &draw_secrets()?, config, None)?.start().await?;
         Ok(index)
     }
 
