@@ -40,8 +40,11 @@ pub const MODEL_PARAMETERS_MAX: u64 = 1_000_000_000;
 pub const DELTA_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Models on the ledger.
 pub const MODELS_MAX: usize = 1_024;
-/// Datasets on the ledger.
-pub const DATASETS_MAX: usize = 4_096;
+/// Datasets on the ledger; a round's entry lists them all.
+pub const DATASETS_MAX: usize = 1_024;
+/// One entry of the ledger state. The store refuses more, and a refused commit ends the node, so
+/// no rule may write more.
+pub const STATE_VALUE_BYTES_MAX: usize = 96 * 1024;
 /// Registered nodes.
 pub const NODES_MAX: usize = 4_096;
 /// Runs of training rounds open at once: each costs work in every block.
@@ -69,3 +72,6 @@ const _: () = assert!(BLOCK_BYTES_MAX * 2 <= CONSENSUS_MESSAGE_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX < TRANSACTION_BATCH_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BATCH_BYTES_MAX < BLOCK_BYTES_MAX);
 const _: () = assert!(CHAIN_TIME_WINDOW % 2 == 1);
+// A round's entry: datasets (hash and varint), members, attestors, the rest.
+const _: () =
+    assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (80 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);

@@ -8,6 +8,7 @@ use crate::ids::{
     AccountId, Beacon, Commitment, ContentHash, ContributionId, HeadId, ModelId, NodeId, derive,
 };
 use crate::keys::PublicKey;
+use crate::limits;
 use crate::model::{DeltaManifest, Head, ModelSpec, RoundParameters};
 use crate::review::{Gain, Review, Verdict};
 use crate::transaction::{Capabilities, NodeKeys};
@@ -236,7 +237,7 @@ pub struct Round {
 }
 
 impl Canonical for Round {
-    const BYTES_MAX: usize = 1024 * 1024;
+    const BYTES_MAX: usize = limits::STATE_VALUE_BYTES_MAX;
 }
 
 impl Round {
@@ -375,5 +376,5 @@ pub struct Chain {
 }
 
 impl Canonical for Chain {
-    const BYTES_MAX: usize = 256 * 1024;
+    const BYTES_MAX: usize = limits::STATE_VALUE_BYTES_MAX;
 }

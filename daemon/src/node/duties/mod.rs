@@ -200,6 +200,7 @@ impl Duties {
 
     /// Runs until shutdown.
     pub async fn run(mut self) {
+        self.withhold();
         let mut applied = self.node.ledger.follow();
         let mut wake = tokio::time::interval(Duration::from_secs(1));
         wake.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -220,6 +221,15 @@ impl Duties {
         }
         if let Some((_, task)) = self.running.take() {
             task.abort();
+        }
+    }
+
+    /// Withholds the deltas of open rounds again after a restart.
+    fn withhold(&self) {
+        for round in self.node.ledger.read(|view| protocol::duties::open_rounds(view)) {
+            if let Some(manifest) = self.notes.delta(&round.model, round.index) {
+                self.node.withheld.insert(manifest.payload, round.model, round.index);
+            }
         }
     }
 
