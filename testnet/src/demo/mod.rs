@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::api::HeadChoice;
 use protocol::model::{ModelSpec, RoundParameters};
 use protocol::review::Verdict;
@@ -123,7 +123,13 @@ async fn tell(
     println!("\n1. texts");
     let corpus = make_corpus(workspace, options, &folder.join("corpus"))?;
     let canary = canary::make_canary(options.seed);
-    canary::plant_canary(corpus.nodes.last().context("a corpus has parts")?, &canary)?;
+    let private_text = corpus.nodes.last().context("a corpus has parts")?;
+    let planted = canary::plant_canary(private_text, &canary)?;
+    // The search must find what is there, or finding nothing elsewhere would mean nothing.
+    ensure!(
+        planted > 0 && canary::find_bytes(private_text, canary.as_bytes())? == planted,
+        "the canary search does not find the canary"
+    );
 
     let (evil, private) = (options.nodes - 2, options.nodes - 1);
     println!("\n2. {} validators; node-{evil} runs another worker program", options.nodes);
