@@ -59,7 +59,7 @@ impl Behaviour {
             .with_max_established(Some(config.connections_max))
             // Gossipsub sends its subscriptions on a peer's first connection only. Beside a
             // connection that died with a killed process, a second one would stay deaf: the
-            // new process must wait until the old connection has timed out.
+            // new process must wait until the old connection is found dead and closed.
             .with_max_established_per_peer(Some(1));
         let identify = identify::Config::new(protocol_version(&config.chain), key.public())
             .with_agent_version(config.agent.clone())

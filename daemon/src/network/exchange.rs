@@ -144,6 +144,9 @@ impl Task {
                     }
                 }
                 Message::Response { request_id, response } => {
+                    if let Some(entry) = self.peers.get_mut(&peer) {
+                        entry.doubted = None;
+                    }
                     if let Some(waiter) = self.meta_out.remove(&request_id) {
                         self.on_meta_response(peer, waiter, response);
                     }

@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 
 /// Peers remembered beyond the configured ones.
 const KNOWN_MAX: usize = 1_024;
-/// Addresses remembered of one peer.
+/// Addresses remembered of one peer by its own word, and as many by that of others.
 const ADDRESSES_MAX: usize = 8;
 /// Shortest pause between two dials.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -37,8 +37,17 @@ impl Backoff {
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    addresses: Vec<Multiaddr>,
+    /// Where it says itself that it listens.
+    own: Vec<Multiaddr>,
+    /// Where others say that it does, the last one first.
+    heard: Vec<Multiaddr>,
     backoff: Backoff,
+}
+
+impl Known {
+    fn addresses(&self) -> Vec<Multiaddr> {
+        self.own.iter().chain(&self.heard).cloned().collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -79,35 +88,46 @@ impl PeerBook {
         Self { local, configured, known: BTreeMap::new() }
     }
 
-    /// Learns addresses of a peer. Addresses that cannot be dialled are passed over.
+    /// Learns where a connected peer says that it listens. This replaces what it said before: a
+    /// peer that has restarted may have another port.
     pub fn learn(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
-        if peer == self.local {
-            return;
-        }
-        if !self.known.contains_key(&peer) && self.known.len() >= KNOWN_MAX {
-            return;
-        }
         let addresses = addresses.into_iter().take(4 * ADDRESSES_MAX);
-        let usable: Vec<Multiaddr> =
-            addresses.filter_map(|address| with_peer(address, peer)).collect();
-        if usable.is_empty() {
-            return;
-        }
-        let known = self.known.entry(peer).or_default();
-        for address in usable {
-            if known.addresses.len() < ADDRESSES_MAX && !known.addresses.contains(&address) {
-                known.addresses.push(address);
+        let mut usable: Vec<Multiaddr> = Vec::new();
+        for address in addresses.filter_map(|address| with_peer(address, peer)) {
+            if usable.len() < ADDRESSES_MAX && !usable.contains(&address) {
+                usable.push(address);
             }
+        }
+        if !usable.is_empty()
+            && let Some(known) = self.entry(peer)
+        {
+            known.heard.retain(|address| !usable.contains(address));
+            known.own = usable;
         }
     }
 
-    /// Learns an address as text, as it comes in a status answer.
+    /// Learns an address as text, as it comes in a status answer of some other peer. It stands
+    /// beside what the peer says itself, and displaces only older hearsay.
     pub fn learn_text(&mut self, text: &str) {
         if let Ok(address) = text.parse::<Multiaddr>()
             && let Some(peer) = peer_of(&address)
+            && let Some(address) = with_peer(address, peer)
+            && let Some(known) = self.entry(peer)
+            && !known.own.contains(&address)
         {
-            self.learn(peer, [address]);
+            known.heard.retain(|other| *other != address);
+            known.heard.insert(0, address);
+            known.heard.truncate(ADDRESSES_MAX);
         }
+    }
+
+    /// What is known of a peer; nothing of ourselves, nor of another one when there are too many.
+    fn entry(&mut self, peer: PeerId) -> Option<&mut Known> {
+        if peer == self.local || (!self.known.contains_key(&peer) && self.known.len() >= KNOWN_MAX)
+        {
+            return None;
+        }
+        Some(self.known.entry(peer).or_default())
     }
 
     /// A connection was made; `dialled` is the address if it was ours.
@@ -160,7 +180,7 @@ impl PeerBook {
             }
             known.backoff.attempted(now);
             chosen += 1;
-            dials.push(Dial { peer: Some(*peer), addresses: known.addresses.clone() });
+            dials.push(Dial { peer: Some(*peer), addresses: known.addresses() });
             true
         });
         dials
@@ -173,7 +193,7 @@ impl PeerBook {
         while shared.len() < max
             && let Some(peer) = peers.next()
         {
-            if let Some(address) = self.known.get(peer).and_then(|known| known.addresses.first()) {
+            if let Some(address) = self.known.get(peer).and_then(|known| known.own.first()) {
                 shared.push(address.to_string());
             }
         }
@@ -246,11 +266,28 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_moved_is_shared_and_dialled_where_it_is() {
+        let mut book = PeerBook::new(PeerId::random(), Vec::new());
+        let peer = PeerId::random();
+        let at = |port| address(port).with_p2p(peer).expect("no peer yet");
+        book.learn(peer, [address(1)]);
+        book.learn(peer, [address(2)]);
+        for port in 3..100 {
+            book.learn_text(&at(port).to_string());
+        }
+        let shared = book.share(&BTreeSet::from([peer]), &PeerId::random(), 8);
+        assert_eq!(shared, [at(2).to_string()]);
+        let dials = book.due(Duration::ZERO, &BTreeSet::new(), 1);
+        assert_eq!(dials[0].addresses[..2], [at(2), at(99)]);
+        assert_eq!(dials[0].addresses.len(), 1 + ADDRESSES_MAX);
+    }
+
+    #[test]
     fn learned_addresses_are_bounded_and_must_be_dialable() {
         let mut book = PeerBook::new(PeerId::random(), Vec::new());
         let peer = PeerId::random();
         book.learn(peer, (1..100).map(address));
-        assert_eq!(book.known[&peer].addresses.len(), ADDRESSES_MAX);
+        assert_eq!(book.known[&peer].addresses().len(), ADDRESSES_MAX);
         let other = PeerId::random();
         book.learn(
             other,

@@ -4,16 +4,19 @@
 //! pure policies: scores, token buckets, the address book. It never waits for a consumer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::StreamExt;
+use libp2p::connection_limits::Exceeded;
 use libp2p::core::ConnectedPoint;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, ResponseChannel};
-use libp2p::swarm::SwarmEvent;
 use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, gossipsub, identify, noise, tcp, yamux};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -35,13 +38,15 @@ const QUEUED_BYTES_MAX: usize = 128 * 1024 * 1024;
 const INBOUND_MAX: usize = 512;
 /// Requests of ours that may wait for an answer.
 const OUTBOUND_MAX: usize = 512;
-/// A silent QUIC connection is dead after this long. A peer that was killed and is back cannot
-/// connect before (one connection per peer), so it bounds how long it is missed.
+/// A silent QUIC connection is dead after this long.
 const QUIC_IDLE_MS: u32 = 8_000;
 /// How often a quiet connection is probed: several times before it counts as dead.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// A peer that dials although it has a connection must answer on that one within this time, or
+/// it is closed. Below the second pause between its dials, so that its third attempt succeeds.
+const DOUBT_MAX: Duration = Duration::from_millis(700);
 /// How often dials, bans and statuses are looked after.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(250);
 /// How often each peer is asked for its status.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -63,6 +68,8 @@ pub(super) struct Peer {
     pub(super) status: Option<PeerStatus>,
     pub(super) identified: bool,
     pub(super) asked: Duration,
+    /// Since when its connection may be dead; nothing while there is no reason to think so.
+    pub(super) doubted: Option<Duration>,
     pub(super) topics: BTreeSet<Topic>,
 }
 
@@ -115,10 +122,9 @@ pub(super) fn start(
         })
         .build();
     for address in &config.listen {
-        swarm.listen_on(address.clone()).map_err(|error| StartError::Listen {
-            address: address.clone(),
-            reason: error.to_string(),
-        })?;
+        let failed = |reason: String| StartError::Listen { address: address.clone(), reason };
+        check_free(address).map_err(|error| failed(error.to_string()))?;
+        swarm.listen_on(address.clone()).map_err(|error| failed(error.to_string()))?;
     }
     let local = *swarm.local_peer_id();
     let counters = Arc::new(Counters::default());
@@ -195,6 +201,7 @@ impl Task {
         for peer in self.scores.expire(now) {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
+        self.close_dead(now);
         let connected: BTreeSet<PeerId> = self.peers.keys().copied().collect();
         for dial in self.book.due(now, &connected, self.config.peers_target) {
             if dial.peer.is_some_and(|peer| !self.scores.admits(now, &peer)) {
@@ -217,6 +224,29 @@ impl Task {
             .collect();
         for peer in due {
             self.ask_status(peer);
+        }
+    }
+
+    /// A peer dials us although it is connected: it may have been killed and be back, while its
+    /// old connection has not timed out. One that lives answers on it and keeps it.
+    fn doubt(&mut self, peer: PeerId) {
+        let now = self.now();
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        if entry.doubted.is_none() {
+            entry.doubted = Some(now);
+            self.ask_status(peer);
+        }
+    }
+
+    /// Closes what was doubted and stayed silent; the peer's next dial is then its first
+    /// connection again.
+    fn close_dead(&mut self, now: Duration) {
+        let silent = |peer: &Peer| peer.doubted.is_some_and(|since| now >= since + DOUBT_MAX);
+        let dead: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| silent(peer)).map(|(id, _)| *id).collect();
+        for peer in dead {
+            tracing::info!(%peer, "closing a dead connection: the peer has come back");
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
@@ -280,6 +310,11 @@ impl Task {
                 self.tell_engine(EngineEvent::Disconnected(peer_id));
                 self.tell_node(NetworkEvent::Disconnected(peer_id));
             }
+            SwarmEvent::IncomingConnectionError {
+                peer_id: Some(peer),
+                error: ListenError::Denied { cause },
+                ..
+            } if cause.downcast_ref::<Exceeded>().is_some() => self.doubt(peer),
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 tracing::debug!(?peer_id, %error, "dial failed");
             }
@@ -313,6 +348,7 @@ impl Task {
                 status: None,
                 identified: false,
                 asked: now,
+                doubted: None,
                 topics: BTreeSet::new(),
             },
         );
@@ -353,6 +389,21 @@ impl Task {
         if !std::mem::replace(&mut peer.identified, true) {
             self.ask_status(id);
         }
+    }
+}
+
+/// Whether a TCP port is free. The transport shares its ports, so that a second process with the
+/// same address would silently take half of the first one's connections.
+fn check_free(address: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind((ip, port)).map(|_| ()),
+        _ => Ok(()),
     }
 }
 

@@ -125,7 +125,7 @@ async fn transactions_are_forwarded_only_when_accepted() {
         loop {
             tokio::select! {
                 _ = tick.tick() => {
-                    let kind = if number % 2 == 0 { "refused" } else { "accepted" };
+                    let kind = if number.is_multiple_of(2) { "refused" } else { "accepted" };
                     let batch = format!("{kind} {number}").into_bytes();
                     left.network.publish(Topic::Transactions, batch).await;
                     number += 1;
