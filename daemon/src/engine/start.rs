@@ -2,7 +2,7 @@
 //!
 //! One supervisor task owns the engine. It checks the log before each start, runs the application
 //! loop, and starts the engine again when it ends:
-//! - after a refused signature, or a damaged log, *without a vote* until that height is final;
+//! - after a refused signature, a damaged log or lost blocks, *without a vote* until that height is final;
 //! - after that height, with a vote;
 //! - after a failure of the engine's own, at most [`RESTARTS_MAX`] times at one height.
 //!
@@ -62,6 +62,8 @@ pub struct EngineConfig {
     /// Consensus key; a node without one follows the chain and never votes. A key outside the
     /// validator set follows too, and votes from the height that includes it.
     pub key: Option<SecretKey>,
+    /// No vote until this height is decided: the node may have voted on what it no longer knows.
+    pub abstain_until: Option<Height>,
     /// Timeouts of consensus steps.
     pub timeouts: LinearTimeouts,
     /// How long a proposer waits for transactions: the pace of empty blocks.
@@ -78,6 +80,7 @@ impl EngineConfig {
             moniker,
             wal,
             key,
+            abstain_until: None,
             timeouts: LinearTimeouts::default(),
             block_wait: Duration::from_secs(1),
             status_interval: Duration::from_secs(5),
@@ -300,9 +303,15 @@ impl Supervisor {
     /// Checks the log and says until which height not to vote.
     async fn prepare_log(&self, tip: Height) -> Result<(WalState, Option<Height>), RunError> {
         let path = self.config.wal.clone();
+        let wanted = self.config.abstain_until.filter(|until| *until > tip);
         let prepared = tokio::task::spawn_blocking(move || {
-            if abstention::load(&path)?.is_some_and(|until| until <= tip) {
+            let until = abstention::load(&path)?;
+            if until.is_some_and(|until| until <= tip) {
                 abstention::clear(&path)?;
+            }
+            if let Some(wanted) = wanted.filter(|wanted| until.is_none_or(|until| until < *wanted))
+            {
+                abstention::save(&path, wanted)?;
             }
             let state = wal::check(&path)?;
             if matches!(state, WalState::SetAside(_)) && abstention::load(&path)?.is_none() {

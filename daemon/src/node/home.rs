@@ -10,6 +10,7 @@ use protocol::codec::{self, Canonical};
 use protocol::config::{CheckedConfig, Config};
 use protocol::home::{Home, NodeSecrets, parse_key_file};
 use protocol::ledger::genesis::Genesis;
+use storage::lock::FileLock;
 
 /// Reads and checks `config.toml`.
 pub fn config(home: &Home) -> anyhow::Result<CheckedConfig> {
@@ -20,6 +21,12 @@ pub fn config(home: &Home) -> anyhow::Result<CheckedConfig> {
     let config: Config = toml::from_str(&text)
         .with_context(|| format!("{} is not a valid configuration", path.display()))?;
     config.validate().with_context(|| format!("{} has a value out of range", path.display()))
+}
+
+/// Takes the home for this process, for as long as the lock lives.
+pub fn lock(home: &Home) -> anyhow::Result<FileLock> {
+    FileLock::acquire(&home.root().join("LOCK"), home.root())
+        .context("cannot take the home: `ayni node stop` stops the daemon that runs in it")
 }
 
 /// Reads the keys; a key file that others can read is refused.

@@ -22,7 +22,8 @@ use protocol::keys::{PublicKey, SecretKey};
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
 use protocol::transaction::VerifiedTransaction;
-use storage::{LedgerStore, Replay, SignerGuard, StateView};
+use storage::ledger::{ReplayCause, StateDamage};
+use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
@@ -54,6 +55,7 @@ pub struct Ledger {
     validators: ValidatorSet,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
+    lost_until: Option<Height>,
 }
 
 struct Inner {
@@ -93,7 +95,7 @@ impl Ledger {
         let chain = genesis.chain_id();
         let opened = storage::LedgerStore::open(dir, &chain, guard)
             .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
-        if !matches!(opened.recovery.state, storage::StateRecovery::UpToDate) {
+        if !matches!(opened.recovery.state, StateRecovery::UpToDate) {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
@@ -116,6 +118,7 @@ impl Ledger {
             validators: host.validators().clone(),
             applied,
             included: Mutex::default(),
+            lost_until: lost_until(&opened.recovery.state),
             inner: Mutex::new(Inner { host, store }),
         }))
     }
@@ -134,6 +137,11 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic inside would leave host and store apart; nothing may be signed after that.
         self.inner.lock().unwrap_or_else(|error| fatal("use the ledger after a fault", &error))
+    }
+
+    /// The last height at which this node may have voted, if its log has lost blocks.
+    pub const fn lost_until(&self) -> Option<Height> {
+        self.lost_until
     }
 
     /// The signer guard.
@@ -329,6 +337,17 @@ impl Ledger {
         if let Err(error) = self.lock().store.flush() {
             fatal("flush the ledger state", &error);
         }
+    }
+}
+
+/// The state shows how far the node had come: it may have voted on the height after that.
+fn lost_until(recovery: &StateRecovery) -> Option<Height> {
+    match recovery {
+        StateRecovery::NeedsReplay {
+            cause: ReplayCause::SetAside { damage: StateDamage::AheadOfLog { state, .. }, .. },
+            ..
+        } => Some(state.plus(1)),
+        _ => None,
     }
 }
 

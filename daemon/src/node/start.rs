@@ -72,6 +72,8 @@ fn addresses(texts: &[String]) -> anyhow::Result<Vec<Multiaddr>> {
 pub async fn run(root: Home, token: CancellationToken) -> anyhow::Result<()> {
     let config = home::config(&root)?;
     let secrets = home::secrets(&root)?;
+    // Before anything is touched: a second daemon of this home must not disturb the first.
+    let _lock = home::lock(&root)?;
     let node_id = secrets.node.public().node_id();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(std::path::PathBuf::from);
     let socket = root.socket(config.api().socket.as_deref(), runtime.as_deref(), &node_id);
@@ -151,28 +153,51 @@ async fn start(
             root.genesis().display()
         ),
     };
-    let network = start_network(&config, &secrets, chain, tracker, token)?;
+    let known = match known {
+        Some((json, genesis)) => Some(Founded::open(&root, json, genesis).await?),
+        None => None,
+    };
+    let network = start_network(&root, &config, &secrets, chain, tracker, token)?;
     let events = network.subscribe().await;
-    let (genesis_json, genesis, events) = match known {
-        Some((json, genesis)) => (json, genesis, events),
+    let (founded, events) = match known {
+        Some(founded) => (founded, events),
         None => {
             let (json, events) = fetch_genesis(&network, events, chain).await?;
             let genesis = home::parse_genesis(&json)?;
-            let (path, bytes) = (root.genesis(), json.clone());
-            tokio::task::spawn_blocking(move || super::notes::write(&path, &bytes))
+            // The ledger first: a data directory of another network refuses the genesis.
+            let founded = Founded::open(&root, json.clone(), genesis).await?;
+            let path = root.genesis();
+            tokio::task::spawn_blocking(move || super::notes::write(&path, &json))
                 .await?
                 .context("cannot store the genesis")?;
-            (json, genesis, events)
+            (founded, events)
         }
     };
-    network.set_genesis(genesis_json.clone()).await;
-    let node =
-        assemble(root, config, secrets, network, genesis_json, &genesis, tracker, token).await?;
+    network.set_genesis(founded.json.clone()).await;
+    let node = assemble(root, config, secrets, network, founded, tracker, token).await?;
     let engine = start_tasks(&node, events);
     Ok((node, engine))
 }
 
+/// A network's genesis, and the ledger that follows from it.
+struct Founded {
+    json: Vec<u8>,
+    chain: ChainId,
+    ledger: Arc<Ledger>,
+}
+
+impl Founded {
+    async fn open(root: &Home, json: Vec<u8>, genesis: Genesis) -> anyhow::Result<Self> {
+        let (dir, guard) = (root.data(), root.root().join("guard").join("signatures.log"));
+        let chain = genesis.chain_id();
+        let ledger =
+            tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis)).await??;
+        Ok(Self { json, chain, ledger })
+    }
+}
+
 fn start_network(
+    root: &Home,
     config: &CheckedConfig,
     secrets: &NodeSecrets,
     chain: ChainId,
@@ -189,9 +214,13 @@ fn start_network(
         connections_max: config.network().connections_max,
         ..NetworkConfig::loopback(chain)
     };
-    network::start(settings, &secrets.node, tracker, token.clone()).context(
-        "cannot start the network; if an address is in use, change `listen` under [network]",
-    )
+    network::start(settings, &secrets.node, tracker, token.clone()).with_context(|| {
+        format!(
+            "cannot start the network; if an address is in use, stop the program that has it, or \
+             change `listen` under [network] in {}",
+            root.config().display()
+        )
+    })
 }
 
 /// Asks peers for the genesis of `chain` and checks that it is.
@@ -224,22 +253,17 @@ async fn fetch_genesis(
     Ok((found, events))
 }
 
-#[expect(clippy::too_many_arguments, reason = "it is where everything comes together, once")]
 async fn assemble(
     root: Home,
     config: CheckedConfig,
     secrets: NodeSecrets,
     network: NetworkHandle,
-    genesis_json: Vec<u8>,
-    genesis: &Genesis,
+    founded: Founded,
     tracker: &TaskTracker,
     token: &CancellationToken,
 ) -> anyhow::Result<Arc<Node>> {
-    let chain = genesis.chain_id();
-    let (data, guard) = (root.data(), root.root().join("guard").join("signatures.log"));
-    let (dir, genesis) = (data.clone(), genesis.clone());
-    let ledger =
-        tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis)).await??;
+    let Founded { json: genesis_json, chain, ledger } = founded;
+    let data = root.data();
     let store = tokio::task::spawn_blocking(move || BlobStore::open(&data))
         .await?
         .context("cannot open the blob store")?;
@@ -310,6 +334,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
         node.home.data().join("consensus.wal"),
         validates.then(|| key.clone()),
     );
+    engine_config.abstain_until = node.ledger.lost_until();
     engine_config.block_wait = Duration::from_millis(u64::from(node.config.chain().block_wait_ms));
     let application = Arc::new(Consensus {
         ledger: Arc::clone(&node.ledger),

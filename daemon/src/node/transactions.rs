@@ -53,7 +53,13 @@ pub fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::Document(_) | Rejection::ZeroAmount => ErrorCode::BadRequest,
         _ => ErrorCode::Conflict,
     };
-    ApiError::new(code, rejection.to_string())
+    let error = ApiError::new(code, rejection.to_string());
+    match code {
+        ErrorCode::InsufficientFunds => error.with_hint(
+            "`ayni credits balance` says what there is; others can send credits to this account",
+        ),
+        _ => error,
+    }
 }
 
 impl Transactions {

@@ -119,6 +119,10 @@ impl Backend for NodeBackend {
     }
 
     async fn send(&self, request: SendRequest) -> Result<TransactionReceipt, ApiError> {
+        if request.to == self.node.account() {
+            return Err(ApiError::bad_request("the receiver is this node's own account")
+                .with_hint("`ayni status` on the receiver's node says its account"));
+        }
         self.transact(Payload::Transfer { to: request.to, amount: request.amount_micro }).await
     }
 
