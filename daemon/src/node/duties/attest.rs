@@ -13,10 +13,7 @@ use protocol::ledger::state::State;
 use protocol::limits;
 use protocol::model::{Head, OuterState};
 use protocol::review::{Verdict, gain};
-use protocol::training::review_windows;
-use protocol::worker::{
-    EvaluateJob, MergeJob, SubmittedDelta, Variant, WorkerOutcome, WorkerRequest,
-};
+use protocol::worker::{MergeJob, SubmittedDelta, Variant, WorkerOutcome, WorkerRequest};
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, delta_name, name};
 use super::{Done, Outcome};
@@ -134,27 +131,10 @@ async fn measure(
     job: &mut Job,
     count: usize,
 ) -> anyhow::Result<protocol::review::Gain> {
-    let round = &inputs.round;
     let whole = u32::try_from(PPM)?;
-    let request = WorkerRequest::Evaluate(EvaluateJob {
-        spec: inputs.spec().clone(),
-        parameters: round.parameters.clone(),
-        checkpoint: name("head.safetensors")?,
-        outer_state: name("outer-state")?,
-        suite: name("suite")?,
-        windows: review_windows(
-            &round.review_beacon,
-            inputs.spec(),
-            round.index,
-            round.parameters.review_windows,
-        ),
-        submitted: (0..count).map(delta_name).collect::<anyhow::Result<_>>()?,
-        divisor: u32::try_from(count)?.max(1),
-        variants: vec![
-            Variant { weights_ppm: Vec::new() },
-            Variant { weights_ppm: vec![whole; count] },
-        ],
-    });
+    let variants =
+        vec![Variant { weights_ppm: Vec::new() }, Variant { weights_ppm: vec![whole; count] }];
+    let request = inputs.evaluate(count, count, variants)?;
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Evaluated { losses, .. } = outcome else {
         bail!("an answer to another question");

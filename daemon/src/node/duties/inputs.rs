@@ -11,7 +11,8 @@ use protocol::ledger::entries::{Contribution, Member, Model, Round};
 use protocol::ledger::rounds::submitted;
 use protocol::limits;
 use protocol::model::{Head, ModelSpec, OuterState};
-use protocol::worker::{FileName, Progress};
+use protocol::training::review_windows;
+use protocol::worker::{EvaluateJob, FileName, Progress, Variant, WorkerRequest};
 use tokio::sync::mpsc;
 
 use crate::node::Node;
@@ -41,6 +42,36 @@ impl Inputs {
 
     pub(super) const fn spec(&self) -> &ModelSpec {
         &self.model.spec
+    }
+}
+
+impl Inputs {
+    /// The question that reviewers and attestors ask of the worker: losses of variants of the
+    /// head on the round's review windows. The job must hold the head, the suite and `count`
+    /// deltas.
+    pub(super) fn evaluate(
+        &self,
+        count: usize,
+        divisor: usize,
+        variants: Vec<Variant>,
+    ) -> anyhow::Result<WorkerRequest> {
+        let round = &self.round;
+        Ok(WorkerRequest::Evaluate(EvaluateJob {
+            spec: self.spec().clone(),
+            parameters: round.parameters.clone(),
+            checkpoint: name("head.safetensors")?,
+            outer_state: name("outer-state")?,
+            suite: name("suite")?,
+            windows: review_windows(
+                &round.review_beacon,
+                self.spec(),
+                round.index,
+                round.parameters.review_windows,
+            ),
+            submitted: (0..count).map(delta_name).collect::<anyhow::Result<_>>()?,
+            divisor: u32::try_from(divisor)?.max(1),
+            variants,
+        }))
     }
 }
 

@@ -8,8 +8,7 @@ use protocol::amount::PPM;
 use protocol::ids::{ContributionId, ModelId};
 use protocol::limits;
 use protocol::review::{Gain, Review, Verdict, gain, judge};
-use protocol::training::review_windows;
-use protocol::worker::{EvaluateJob, Variant, WorkerOutcome, WorkerRequest};
+use protocol::worker::{Variant, WorkerOutcome};
 
 use super::inputs::{Inputs, JOB_MAX, delta_name, name};
 use super::{Done, Outcome};
@@ -79,33 +78,15 @@ async fn measure(
     let mut job = node.worker.job(Lane::Duty).await?;
     node.put_head(&job, &round.parent).await?;
     job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
-    let mut submitted = Vec::new();
     for (number, (_, payload, _)) in fetched.iter().enumerate() {
-        let file = delta_name(number)?;
-        job.put_blob(&file, &node.store, *payload).await?;
-        submitted.push(file);
+        job.put_blob(&delta_name(number)?, &node.store, *payload).await?;
     }
     let whole = u32::try_from(PPM)?;
     let mut variants = vec![Variant { weights_ppm: Vec::new() }];
     variants.extend(mine.iter().map(|index| Variant {
         weights_ppm: (0..fetched.len()).map(|i| if i == *index { whole } else { 0 }).collect(),
     }));
-    let request = WorkerRequest::Evaluate(EvaluateJob {
-        spec: inputs.spec().clone(),
-        parameters: round.parameters.clone(),
-        checkpoint: name("head.safetensors")?,
-        outer_state: name("outer-state")?,
-        suite: name("suite")?,
-        windows: review_windows(
-            &round.review_beacon,
-            inputs.spec(),
-            round.index,
-            round.parameters.review_windows,
-        ),
-        submitted,
-        divisor: u32::try_from(inputs.submitted.len())?.max(1),
-        variants,
-    });
+    let request = inputs.evaluate(fetched.len(), inputs.submitted.len(), variants)?;
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Evaluated { losses, faults } = outcome else {
         bail!("an answer to another question");
