@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use ayni_daemon::node::{home, start};
 use clap::Parser;
 use protocol::home::Home;
@@ -24,8 +25,7 @@ fn main() -> ExitCode {
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
-            #[expect(clippy::print_stderr, reason = "the log may not be visible yet")]
+            #[expect(clippy::print_stderr, reason = "must be seen whatever is logged, and once")]
             {
                 eprintln!("aynid: {error:#}");
             }
@@ -38,8 +38,15 @@ fn run(options: Options) -> anyhow::Result<()> {
     let home = Home::new(std::path::absolute(options.home)?);
     let config = home::config(&home)?;
     let level = std::env::var("AYNI_LOG").unwrap_or_else(|_| config.log().level.clone());
+    let filter = EnvFilter::try_new(&level).with_context(|| {
+        format!(
+            "{level:?} is not a log level: set `level` under [log] in {}, or AYNI_LOG, to for \
+             example \"info\"",
+            home.config().display()
+        )
+    })?;
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(level)?)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();

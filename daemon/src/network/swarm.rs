@@ -4,7 +4,7 @@
 //! pure policies: scores, token buckets, the address book. It never waits for a consumer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -392,8 +392,9 @@ impl Task {
     }
 }
 
-/// Whether a TCP port is free. The transport shares its ports, so that a second process with the
-/// same address would silently take half of the first one's connections.
+/// Whether a port is free. The TCP transport shares its ports, so that a second process with the
+/// same address would silently take half of the first one's connections; and no transport says
+/// clearly what is wrong.
 fn check_free(address: &Multiaddr) -> std::io::Result<()> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next() {
@@ -402,7 +403,8 @@ fn check_free(address: &Multiaddr) -> std::io::Result<()> {
         _ => return Ok(()),
     };
     match parts.next() {
-        Some(Protocol::Tcp(port)) if port != 0 => TcpListener::bind((ip, port)).map(|_| ()),
+        Some(Protocol::Tcp(port)) => TcpListener::bind((ip, port)).map(|_| ()),
+        Some(Protocol::Udp(port)) => UdpSocket::bind((ip, port)).map(|_| ()),
         _ => Ok(()),
     }
 }

@@ -47,9 +47,9 @@ pub fn secrets(home: &Home) -> anyhow::Result<NodeSecrets> {
                 path.display()
             );
         }
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        parse_key_file(&text).with_context(|| {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // What is not UTF-8 has a wrong character in it, and that is what is said then.
+        parse_key_file(&String::from_utf8_lossy(&bytes)).with_context(|| {
             format!(
                 "{} is corrupt; restore it from your backup with `ayni keys import`",
                 path.display()

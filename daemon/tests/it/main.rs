@@ -1,7 +1,10 @@
-//! Consensus and network of in-process nodes over loopback QUIC.
+//! Consensus and network of in-process nodes over loopback QUIC, and `aynid` as a process.
 
 mod attack;
+mod bad_input;
 mod chain;
 mod exchange;
+mod kills;
 mod ledger;
 mod node;
+mod process;
