@@ -10,6 +10,7 @@ use protocol::ids::{ContentHash, ModelId, derive};
 use protocol::ledger::entries::Round;
 use protocol::limits;
 use protocol::model::{DataClass, DatasetManifest, DeltaManifest, Shard};
+use protocol::review::Verdict;
 use protocol::training::Draw;
 use protocol::worker::{DeltaOutputs, FileName, TrainJob, WorkerOutcome, WorkerRequest};
 
@@ -164,16 +165,22 @@ async fn put_private(node: &Arc<Node>, job: &Job, round: &Round) -> anyhow::Resu
         .context("cannot read the private data")
 }
 
-/// Error feedback of the round before; none after a missed round (design 7).
+/// Error feedback of the round before; none after a missed round (design 7), and none after a
+/// fault: what was found harmful must not come back piece by piece.
 fn feedback(node: &Node, notes: &Notes, model: &ModelId, index: u32) -> Option<Vec<u8>> {
     let previous = index.checked_sub(1)?;
     notes.delta(model, previous)?;
     let me = node.id();
-    let merged = node
-        .ledger
-        .read(|view| view.round(model, previous).map(|round| was_merged(view, &round, &me)))?;
+    let (merged, verdict) = node.ledger.read(|view| {
+        let round = view.round(model, previous)?;
+        let own = view.contribution(&round.contribution_id(&me));
+        Some((was_merged(view, &round, &me), own.and_then(|c| c.verdict)))
+    })?;
     if merged {
         node.training.accepted();
+    }
+    if verdict == Some(Verdict::Fault) {
+        return None;
     }
     match std::fs::read(notes.feedback(model, previous, merged)) {
         Ok(bytes) => Some(bytes),
