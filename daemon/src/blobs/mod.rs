@@ -1,7 +1,7 @@
 //! Verified transfer of blobs between nodes, over raw libp2p streams.
 //!
 //! [`BlobService`] serves what the caller's policy allows and fetches what the caller names. A
-//! blob travels in parts that are verified one by one against its hash ([`wire`] shows how);
+//! blob travels in parts that are verified one by one against its hash (`wire` shows how);
 //! fetches of one blob share a transfer; what one provider has sent is kept when the next takes
 //! over.
 //!

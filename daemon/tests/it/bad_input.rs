@@ -43,7 +43,7 @@ fn files(home: &Home) -> BTreeMap<PathBuf, Vec<u8>> {
                 continue;
             } else if path.is_dir() {
                 visit(&path, found);
-            } else if name != "aynid.log" && name != "LOCK" {
+            } else if name != "aynid.log" && name != "LOCK" && name != "signatures.log.lock" {
                 found.insert(path.clone(), fs::read(&path).unwrap_or_default());
             }
         }
