@@ -117,7 +117,7 @@ pub enum Payload {
         /// The head that the attestor computed.
         head: Head,
         /// Hash of the checkpoint bytes keyed by the attestor, see
-        /// [`crate::commitment::possession`]; cannot be copied from others.
+        /// [`crate::commitment::PossessionHasher`]; cannot be copied from others.
         possession: Commitment,
         /// Measured gain of the new head over its parent.
         gain: crate::review::Gain,

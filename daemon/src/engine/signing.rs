@@ -71,7 +71,7 @@ enum Refused {
 ///
 /// A refusal is an error. The engine (0.8.2) cannot continue a height without the signature it
 /// asked for, so its consensus actor fails; the height is left in `refusals`, and the supervisor
-/// in [`super::start`] restarts the engine without a vote until that height is final.
+/// in [`mod@super::start`] restarts the engine without a vote until that height is final.
 #[derive(Clone)]
 pub(crate) struct GuardedSigner {
     pub(crate) chain: ChainId,

@@ -1,7 +1,7 @@
 //! The demo: a network that trains a model on real text, reviews every delta, and pays for it.
 //!
 //! [`run`] tells the story of `cargo demo`; [`up`] leaves a network running. The figures of the
-//! report are read from the nodes' interfaces and disks ([`report`]); only the baselines and the
+//! report are read from the nodes' interfaces and disks (`report.rs`); only the baselines and the
 //! clock are the demo's own.
 
 mod network;
