@@ -148,7 +148,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned() }
+        Self { level: "info,libp2p=warn,arc_malachitebft=warn,malachitebft=warn".to_owned() }
     }
 }
 

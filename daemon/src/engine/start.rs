@@ -232,7 +232,15 @@ impl Supervisor {
     async fn supervise(&self) -> Result<(), RunError> {
         let mut failures = (Height::ZERO, 0_u32);
         while !self.token.is_cancelled() {
-            match self.run_once().await? {
+            let ended = match self.run_once().await {
+                // A lock that a process between fork and exec still holds, for example.
+                Err(RunError::Start(reason)) => {
+                    tracing::warn!(reason, "the consensus engine did not start");
+                    RunEnd::Failed
+                }
+                ended => ended?,
+            };
+            match ended {
                 RunEnd::Shutdown => break,
                 RunEnd::Again => {}
                 RunEnd::Failed => {

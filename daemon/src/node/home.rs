@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use protocol::codec::{self, Canonical};
 use protocol::config::{CheckedConfig, Config};
-use protocol::home::{Home, NodeSecrets, parse_key_file};
+use protocol::home::{Home, NodeIdentity, NodeSecrets, parse_key_file};
 use protocol::ledger::genesis::Genesis;
 use storage::lock::FileLock;
 
@@ -29,8 +29,25 @@ pub fn lock(home: &Home) -> anyhow::Result<FileLock> {
         .context("cannot take the home: `ayni node stop` stops the daemon that runs in it")
 }
 
-/// Reads the keys; a key file that others can read is refused.
+/// Reads the keys; a key file that others can read, or that is another node's, is refused.
 pub fn secrets(home: &Home) -> anyhow::Result<NodeSecrets> {
+    let secrets = read_keys(home)?;
+    let path = home.identity();
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let identity: NodeIdentity = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a node's identity", path.display()))?;
+    if identity != secrets.identity() {
+        bail!(
+            "the keys in {} are not those of {}: a key file belongs to another node. Restore the \
+             node's own keys with `ayni keys import`; `ayni doctor` says which differ",
+            home.keys().display(),
+            path.display()
+        );
+    }
+    Ok(secrets)
+}
+
+fn read_keys(home: &Home) -> anyhow::Result<NodeSecrets> {
     NodeSecrets::try_from_fn(|name| {
         let path = home.key(name);
         let metadata = fs::metadata(&path).with_context(|| {

@@ -277,6 +277,8 @@ async fn assemble(
         token.clone(),
     )?;
     let worker = start_worker(&root, &config, tracker, token)?;
+    let note = root.data().join("joined.json");
+    let training = tokio::task::spawn_blocking(move || Training::open(note)).await?;
     let account = secrets.account.public().account_id();
     let arrivals = Arc::new(Notify::new());
     let transactions =
@@ -296,7 +298,7 @@ async fn assemble(
         transactions,
         events: Events::default(),
         jobs: Jobs::new(tracker.clone(), token.clone()),
-        training: Training::default(),
+        training,
         best_known: AtomicU64::new(0),
         started: Instant::now(),
         token: token.clone(),

@@ -264,7 +264,7 @@ pub struct TrainStatus {
     pub rounds_trained: u64,
     /// Deltas revealed since the daemon started.
     pub deltas_submitted: u64,
-    /// Of those, accepted.
+    /// Deltas of this node in certified heads, by the ledger.
     pub deltas_accepted: u64,
     /// Reviews revealed since the daemon started.
     pub reviews_done: u64,

@@ -34,18 +34,26 @@ use report::{LateJoiner, Report};
 /// The round whose delta is poisoned.
 const POISON_ROUND: u32 = 2;
 
-/// Runs `work` until it ends or the user interrupts; then `network` is stopped either way.
-fn with_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            result = work => result,
-            _ = terminate.recv() => bail!("terminated; all nodes have been stopped"),
-            _ = interrupt.recv() => bail!("interrupted; all nodes have been stopped"),
-        }
-    })
+/// Waits for Ctrl-C or a request to terminate.
+async fn interruption() -> Result<&'static str> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok("terminated"),
+        _ = interrupt.recv() => Ok("interrupted"),
+    }
+}
+
+/// Runs `work` until it ends or the user interrupts; dropping it then kills the nodes.
+async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = work => result,
+        how = interruption() => bail!("{}; the nodes that were started here are stopped", how?),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 fn make_corpus(workspace: &Workspace, options: &Network, folder: &Path) -> Result<Corpus> {
@@ -62,36 +70,52 @@ fn parameters(options: &Network) -> Result<RoundParameters> {
     Ok(RoundParameters { members_max: u32::try_from(options.nodes)?, ..RoundParameters::default() })
 }
 
-/// Starts a network, shares the texts, registers a model, and waits for Ctrl-C.
+/// Starts a network, shares the texts, registers a model, opens rounds, and waits for Ctrl-C.
 pub fn up(workspace: &Workspace, options: &Network) -> Result<ExitCode> {
     let folder = workspace.target().join("up");
-    with_runtime(async {
-        println!("texts");
-        let corpus = make_corpus(workspace, options, &folder.join("corpus"))?;
-        println!("network");
-        let plan = Plan { folder: folder.join("nodes"), nodes: options.nodes, evil: None };
-        let mut network = Box::pin(LocalNetwork::start(workspace, &plan)).await?;
-        story::share_data(&network, &corpus).await?;
-        let first = network.nodes.first().context("a network has nodes")?;
-        let spec = story::create_model(first, &corpus, options.seed).await?;
-        story::open_rounds(first, spec.id(), options.rounds, &parameters(options)?).await?;
-        println!("\n{} training rounds are open. Sockets:", options.rounds);
-        for node in &network.nodes {
-            println!("  {}  {}", node.name(), node.client.socket().display());
-        }
-        println!("\nTry:\n  export AYNI_HOME={}", network_home(&network)?);
-        println!("  target/release/ayni status\n  target/release/ayni train watch");
-        println!("\nCtrl-C stops the network.");
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    runtime()?.block_on(async {
+        let open = Box::pin(open_network(workspace, options, &folder));
+        let mut network = until_interrupted(open).await?;
+        interruption().await?;
         println!("stopping");
         network.stop().await
-    })
-    .map(|()| ExitCode::SUCCESS)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn open_network(
+    workspace: &Workspace,
+    options: &Network,
+    folder: &Path,
+) -> Result<LocalNetwork> {
+    println!("texts");
+    let corpus = make_corpus(workspace, options, &folder.join("corpus"))?;
+    println!("network");
+    let plan = Plan { folder: folder.join("nodes"), nodes: options.nodes, evil: None };
+    let network = Box::pin(LocalNetwork::start(workspace, &plan)).await?;
+    story::share_data(&network, &corpus).await?;
+    let first = network.nodes.first().context("a network has nodes")?;
+    let spec = story::create_model(first, &corpus, options.seed).await?;
+    // Room for nodes that join by hand; without them a round starts after `join_ms`.
+    let parameters = RoundParameters {
+        members_max: u32::try_from(options.nodes)?.saturating_add(4),
+        join_ms: 5_000,
+        ..RoundParameters::default()
+    };
+    story::open_rounds(first, spec.id(), options.rounds, &parameters).await?;
+    println!("\n{} training rounds are open. Homes and sockets:", options.rounds);
+    for node in &network.nodes {
+        println!(
+            "  {}  {}  {}",
+            node.name(),
+            node.home.root().display(),
+            node.client.socket().display()
+        );
+    }
+    println!("\nTry:\n  export AYNI_HOME={}", network_home(&network)?);
+    println!("  target/release/ayni status\n  target/release/ayni train watch");
+    println!("\nCtrl-C stops the network.");
+    Ok(network)
 }
 
 fn network_home(network: &LocalNetwork) -> Result<String> {
@@ -102,7 +126,8 @@ fn network_home(network: &LocalNetwork) -> Result<String> {
 /// The demo.
 pub fn run(workspace: &Workspace, options: &Network) -> Result<ExitCode> {
     let folder = workspace.target().join("demo");
-    let (report, faults) = with_runtime(Box::pin(tell(workspace, options, &folder)))?;
+    let told = Box::pin(tell(workspace, options, &folder));
+    let (report, faults) = runtime()?.block_on(until_interrupted(told))?;
     if faults.is_empty() {
         println!("\nEverything is as it should be ({:.0} s).", report.elapsed_s);
         return Ok(ExitCode::SUCCESS);

@@ -175,8 +175,8 @@ fn clear(folder: &Path) -> Result<()> {
             let socket = entry?.path().join("run").join("ayni.sock");
             if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
                 bail!(
-                    "a node answers at {}: an earlier network still runs. Stop it first (Ctrl-C \
-                     where it was started)",
+                    "a node answers at {}: an earlier network still runs. Stop it first: Ctrl-C \
+                     where it was started, or `ayni --home DIR node stop`",
                     socket.display()
                 );
             }

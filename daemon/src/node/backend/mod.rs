@@ -199,17 +199,24 @@ impl Backend for NodeBackend {
     async fn train_join(&self, request: TrainJoinRequest) -> Result<TrainStatus, ApiError> {
         let model = self.find_model(&request.model)?.spec.id();
         self.ensure_registered().await?;
-        self.node.training.join(model);
+        let node = Arc::clone(&self.node);
+        remembered(tokio::task::spawn_blocking(move || node.training.join(model)).await)?;
         self.train_status().await
     }
 
     async fn train_leave(&self) -> Result<TrainStatus, ApiError> {
-        self.node.training.leave();
+        let node = Arc::clone(&self.node);
+        remembered(tokio::task::spawn_blocking(move || node.training.leave()).await)?;
         self.train_status().await
     }
 
     async fn train_status(&self) -> Result<TrainStatus, ApiError> {
-        Ok(self.node.training.status(self.node.config.training().auto_join))
+        let mut status = self.node.training.status(self.node.config.training().auto_join);
+        let me = self.node.id();
+        let ledger = Arc::clone(&self.node.ledger);
+        status.deltas_accepted =
+            ledger.run(move |ledger| ledger.read(|view| view::deltas_merged(view, &me))).await;
+        Ok(status)
     }
 
     async fn reviews(&self, query: ReviewsQuery) -> Result<Contributions, ApiError> {
@@ -230,4 +237,12 @@ impl Backend for NodeBackend {
                 .with_hint("`ayni review ls` lists them")
         })
     }
+}
+
+/// What became of writing down which models are joined.
+fn remembered(
+    written: Result<std::io::Result<()>, tokio::task::JoinError>,
+) -> Result<(), ApiError> {
+    let written = written.map_err(|error| ApiError::internal(error.to_string()))?;
+    written.map_err(|error| ApiError::internal(format!("cannot write it down: {error}")))
 }

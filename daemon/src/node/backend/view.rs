@@ -122,7 +122,10 @@ fn deadline(round: &Round) -> Option<TimestampMs> {
 }
 
 fn show_round(view: &View<'_>, round: &Round) -> api::Round {
-    let bonds = sum(round.members.iter().map(|m| m.bond));
+    let weight = view.model(&round.model).map_or(0, |m| m.weight_ppm);
+    let emission = view.parameters().emission_per_round.ppm(u64::from(weight));
+    let pot =
+        if round.phase.is_over() { round.paid } else { sum([round.escrow, emission].into_iter()) };
     let deltas = round
         .members
         .iter()
@@ -139,7 +142,7 @@ fn show_round(view: &View<'_>, round: &Round) -> api::Round {
         certified_by_stake_ppm: round.certified_ppm,
         gain: round.phase.is_over().then_some(round.gain),
         deltas,
-        pot_micro: sum([round.escrow, bonds].into_iter()),
+        pot_micro: pot,
         paid_micro: round.paid,
     }
 }
@@ -223,6 +226,13 @@ pub(super) fn contributions(
         }
     }
     found
+}
+
+/// Deltas of a node that were merged into certified heads, of the rounds that are listed.
+pub(super) fn deltas_merged(view: &View<'_>, node: &protocol::ids::NodeId) -> u64 {
+    let rounds = view.models().into_iter().flat_map(|m| view.rounds(&m.spec.id(), LIST_MAX));
+    let merged = rounds.filter(|round| protocol::duties::was_merged(view, round, node)).count();
+    u64::try_from(merged).unwrap_or(u64::MAX)
 }
 
 /// What changed in the open rounds since the last look.

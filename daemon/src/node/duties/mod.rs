@@ -11,6 +11,7 @@ mod review;
 mod train;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use protocol::commitment;
 use protocol::duties::{Duty, owed};
 use protocol::ids::{ContributionId, ModelId, TransactionHash};
 use protocol::transaction::Payload;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -33,8 +35,18 @@ const REPEAT_BLOCKS: u64 = 12;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// What the interface can ask of the duties, and change.
-#[derive(Default)]
-pub struct Training(Mutex<State>);
+pub struct Training {
+    state: Mutex<State>,
+    /// Where the joined models are remembered.
+    note: PathBuf,
+}
+
+/// The joined models as remembered across a restart.
+#[derive(Serialize, Deserialize)]
+struct Joined {
+    models: BTreeSet<ModelId>,
+    left: bool,
+}
 
 #[derive(Default)]
 struct State {
@@ -45,28 +57,53 @@ struct State {
     loss_last_nanonats: Option<u64>,
     rounds_trained: u64,
     deltas_submitted: u64,
-    deltas_accepted: u64,
     reviews_done: u64,
     heads_attested: u64,
 }
 
 impl Training {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// With what is remembered in `note`. Blocks.
+    pub fn open(note: PathBuf) -> Self {
+        let joined = std::fs::read(&note).ok().and_then(|text| {
+            let parsed: Result<Joined, _> = serde_json::from_slice(&text);
+            parsed.inspect_err(|error| tracing::warn!(%error, "the joined models are lost")).ok()
+        });
+        let mut state = State::default();
+        if let Some(joined) = joined {
+            (state.joined, state.left) = (joined.models, joined.left);
+        }
+        Self { state: Mutex::new(state), note }
     }
 
-    /// Joins this and later rounds of a model.
-    pub fn join(&self, model: ModelId) {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins this and later rounds of a model, also after a restart. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn join(&self, model: ModelId) -> std::io::Result<()> {
         let mut state = self.lock();
         state.joined.insert(model);
         state.left = false;
+        self.remember(&state)
     }
 
-    /// Joins no further rounds.
-    pub fn leave(&self) {
+    /// Joins no further rounds, also after a restart. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn leave(&self) -> std::io::Result<()> {
         let mut state = self.lock();
         state.joined.clear();
         state.left = true;
+        self.remember(&state)
+    }
+
+    fn remember(&self, state: &State) -> std::io::Result<()> {
+        let joined = Joined { models: state.joined.clone(), left: state.left };
+        super::notes::write(&self.note, &serde_json::to_vec(&joined)?)
     }
 
     /// Models whose rounds are joined, and whether the node has been told to join none.
@@ -86,7 +123,7 @@ impl Training {
             loss_last_nanonats: state.loss_last_nanonats,
             rounds_trained: state.rounds_trained,
             deltas_submitted: state.deltas_submitted,
-            deltas_accepted: state.deltas_accepted,
+            deltas_accepted: 0,
             reviews_done: state.reviews_done,
             heads_attested: state.heads_attested,
         }
@@ -130,10 +167,6 @@ impl Training {
             Key::Duty(Duty::Attest { .. }) => state.heads_attested += 1,
             _ => {}
         }
-    }
-
-    fn accepted(&self) {
-        self.lock().deltas_accepted += 1;
     }
 }
 

@@ -176,9 +176,6 @@ fn feedback(node: &Node, notes: &Notes, model: &ModelId, index: u32) -> Option<V
         let own = view.contribution(&round.contribution_id(&me));
         Some((was_merged(view, &round, &me), own.and_then(|c| c.verdict)))
     })?;
-    if merged {
-        node.training.accepted();
-    }
     if verdict == Some(Verdict::Fault) {
         return None;
     }
