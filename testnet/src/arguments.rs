@@ -1,5 +1,6 @@
 //! The command line, parsed and checked.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -26,6 +27,19 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Parses a command line. `cargo demo -- --rounds 5` arrives as `demo -- --rounds 5`, because
+    /// the alias ends in the name of the command: that `--` is the user's, and is left out.
+    pub fn from_line(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut words: Vec<OsString> = line.into_iter().collect();
+        let is_network = |word: &OsString| word == "demo" || word == "up";
+        if words.get(1).is_some_and(is_network) && words.get(2).is_some_and(|w| w == "--") {
+            words.remove(2);
+        }
+        Self::try_parse_from(words)
+    }
 }
 
 /// What to do.
@@ -96,7 +110,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<()> {
-        let arguments = Arguments::try_parse_from(line.split(' '))?;
+        let arguments = Arguments::from_line(line.split(' ').map(Into::into))?;
         let Command::Demo(network) = arguments.command else { panic!("demo") };
         network.validate()
     }
@@ -105,6 +119,7 @@ mod tests {
     fn the_defaults_tell_the_story() {
         parse("ayni-testnet demo").expect("defaults");
         parse("ayni-testnet demo --nodes 5 --rounds 4 --seed 9").expect("larger");
+        parse("ayni-testnet demo -- --nodes 5 --rounds 4").expect("as the alias gives it");
     }
 
     #[test]

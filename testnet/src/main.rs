@@ -6,10 +6,10 @@ use anyhow::Result;
 use ayni_testnet::arguments::{Arguments, Command, Network};
 use ayni_testnet::workspace::Workspace;
 use ayni_testnet::{demo, evil_worker, setup, verify};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match run(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
