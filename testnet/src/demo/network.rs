@@ -95,7 +95,8 @@ impl LocalNetwork {
             config.network.persistent_peers.clone_from(&first_addresses);
             config.training.auto_join = true;
             if let Some((_, round)) = plan.evil.filter(|(evil, _)| *evil == index) {
-                config.worker.command = evil_command(workspace, &network.worker, round)?;
+                let memory = plan.folder.join("evil-rounds.json");
+                config.worker.command = evil_command(workspace, &network.worker, &memory, round)?;
             }
             let status = network.add(index, keys, config, Some(genesis.clone()))?.start().await?;
             if first_addresses.is_empty() {
@@ -157,9 +158,21 @@ impl LocalNetwork {
     }
 }
 
-fn evil_command(workspace: &Workspace, worker: &Path, round: u32) -> Result<Vec<String>> {
+fn evil_command(
+    workspace: &Workspace,
+    worker: &Path,
+    memory: &Path,
+    round: u32,
+) -> Result<Vec<String>> {
     let evil = workspace.program("ayni-testnet")?;
-    let parts = [evil.as_path(), Path::new("evil-worker"), Path::new("--worker"), worker];
+    let parts = [
+        evil.as_path(),
+        Path::new("evil-worker"),
+        Path::new("--worker"),
+        worker,
+        Path::new("--memory"),
+        memory,
+    ];
     let mut command = parts
         .iter()
         .map(|part| part.to_str().map(str::to_owned).context("the path is not UTF-8"))

@@ -37,7 +37,10 @@ pub struct Options {
     /// Job directory that the daemon and the worker share.
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// Which training for a round is poisoned, counted from 1.
+    /// File that remembers the rounds across restarts of this process.
+    #[arg(long, value_name = "FILE")]
+    pub memory: PathBuf,
+    /// Which round trained for is poisoned, counted from 1.
     #[arg(long, default_value_t = 2)]
     pub poison_round: u32,
     /// Further arguments of the real worker, which is always given `--dir`. A daemon appends them
@@ -109,7 +112,11 @@ enum End {
 }
 
 async fn pump(options: &Options, mut to_child: ChildStdin, from_child: ChildStdout) -> Result<End> {
-    let mut tamper = Tamper::new(options.poison_round);
+    let seeds = match fs::read(&options.memory) {
+        Ok(text) => serde_json::from_slice(&text).context("the memory is damaged")?,
+        Err(_) => Vec::new(),
+    };
+    let mut tamper = Tamper::new(options.poison_round, seeds);
     let mut requests = reading(stdin());
     let mut replies = reading(from_child);
     let mut to_daemon = stdout();
@@ -117,7 +124,11 @@ async fn pump(options: &Options, mut to_child: ChildStdin, from_child: ChildStdo
         tokio::select! {
             request = requests.recv() => {
                 let Some(request) = request.transpose()? else { return Ok(End::Daemon) };
+                let known = tamper.seeds().len();
                 let (request, inversions) = tamper.request(request);
+                if tamper.seeds().len() > known {
+                    fs::write(&options.memory, serde_json::to_vec(tamper.seeds())?)?;
+                }
                 for inversion in &inversions {
                     invert(&options.dir, inversion)?;
                 }

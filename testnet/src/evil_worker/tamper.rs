@@ -24,17 +24,26 @@ pub struct Inversion {
 #[derive(Clone, Debug)]
 pub struct Tamper {
     poison_round: u32,
-    rounds_seen: u32,
+    /// Seeds of the trainings for a round, in order: a training that is repeated has its seed
+    /// again, so their number is the round's.
+    seeds: Vec<u64>,
+    round: usize,
 }
 
 impl Tamper {
-    /// `poison_round` counts trainings for a round from 1.
-    pub fn new(poison_round: u32) -> Self {
-        Self { poison_round, rounds_seen: 0 }
+    /// `poison_round` counts rounds trained for from 1; `seeds` are those that an earlier process
+    /// of the same worker saw.
+    pub fn new(poison_round: u32, seeds: Vec<u64>) -> Self {
+        Self { poison_round, round: seeds.len(), seeds }
+    }
+
+    /// The seeds seen so far.
+    pub fn seeds(&self) -> &[u64] {
+        &self.seeds
     }
 
     fn is_poisoned(&self) -> bool {
-        self.rounds_seen == self.poison_round
+        u32::try_from(self.round).is_ok_and(|round| round == self.poison_round)
     }
 
     /// A frame on its way to the worker, and copies to make before it is passed on.
@@ -45,7 +54,11 @@ impl Tamper {
         if job.delta.is_none() {
             return (frame, Vec::new());
         }
-        self.rounds_seen = self.rounds_seen.saturating_add(1);
+        let known = self.seeds.iter().position(|seed| *seed == job.seed);
+        self.round = known.map_or(self.seeds.len() + 1, |index| index + 1);
+        if known.is_none() {
+            self.seeds.push(job.seed);
+        }
         if !self.is_poisoned() {
             return (frame, Vec::new());
         }
@@ -97,7 +110,7 @@ mod tests {
         FileName::new(name).expect("plain")
     }
 
-    fn train(for_round: bool) -> Vec<u8> {
+    fn train(for_round: bool, seed: u64) -> Vec<u8> {
         let spec = ModelSpec {
             name: "m".into(),
             architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
@@ -116,7 +129,7 @@ mod tests {
             spec,
             parameters: RoundParameters::default(),
             steps: 30,
-            seed: 1,
+            seed,
             checkpoint: name("c"),
             texts: vec![name("x.txt"), name("y.txt")],
             feedback: None,
@@ -132,11 +145,19 @@ mod tests {
 
     #[test]
     fn only_the_poisoned_round_trains_on_inverted_texts() {
-        let mut tamper = Tamper::new(2);
-        for (for_round, poisoned) in
-            [(true, false), (false, false), (true, true), (false, false), (true, false)]
-        {
-            let frame = train(for_round);
+        let mut tamper = Tamper::new(2, Vec::new());
+        for (for_round, seed, poisoned) in [
+            (true, 7, false),
+            (true, 7, false),
+            (false, 8, false),
+            (true, 9, true),
+            (true, 9, true),
+            (false, 8, false),
+            (true, 10, false),
+        ] {
+            let frame = train(for_round, seed);
+            // Another process goes on where the one before it ended.
+            tamper = Tamper::new(2, tamper.seeds().to_vec());
             let (passed, inversions) = tamper.request(frame.clone());
             assert_eq!(passed != frame, poisoned);
             assert_eq!(inversions.len(), if poisoned { 2 } else { 0 });
@@ -151,19 +172,19 @@ mod tests {
 
     #[test]
     fn reviews_lie_only_while_the_round_is_poisoned() {
-        let mut tamper = Tamper::new(2);
+        let mut tamper = Tamper::new(2, Vec::new());
         let honest = evaluated(vec![Some(vec![100, 200]), Some(vec![90, 180]), None]);
         let lie = evaluated(vec![Some(vec![100, 200]), Some(vec![110, 220]), None]);
-        for expect in [&honest, &honest, &lie, &honest] {
+        for (seed, expect) in [&honest, &honest, &lie, &honest].into_iter().enumerate() {
             assert_eq!(&tamper.reply(honest.clone()), expect);
-            tamper.request(train(true));
+            tamper.request(train(true, seed as u64));
         }
     }
 
     #[test]
     fn everything_else_passes_unchanged() {
-        let mut tamper = Tamper::new(1);
-        tamper.request(train(true));
+        let mut tamper = Tamper::new(1, Vec::new());
+        tamper.request(train(true, 1));
         for frame in [
             codec::encode(&WorkerRequest::Describe),
             b"not a frame of ours".to_vec(),

@@ -37,6 +37,8 @@ impl Relay {
             .arg(&worker)
             .arg("--dir")
             .arg(folder)
+            .arg("--memory")
+            .arg(folder.join("rounds.json"))
             .args(["--threads", "1", "--nice", "10"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,7 +66,7 @@ fn name(name: &str) -> FileName {
     FileName::new(name).unwrap()
 }
 
-fn train() -> Vec<u8> {
+fn train(round: u64) -> Vec<u8> {
     codec::encode(&WorkerRequest::Train(TrainJob {
         spec: ModelSpec {
             name: "m".into(),
@@ -77,7 +79,7 @@ fn train() -> Vec<u8> {
         },
         parameters: RoundParameters::default(),
         steps: 30,
-        seed: 1,
+        seed: round,
         checkpoint: name("c"),
         texts: vec![name("text")],
         feedback: None,
@@ -111,17 +113,17 @@ fn one_round_is_poisoned_and_its_reviews_lie() {
     let honest = evaluated(&[200, 150]);
 
     assert_eq!(relay.echo(&describe), describe);
-    assert_eq!(relay.echo(&train()), train(), "round 1 is honest");
+    assert_eq!(relay.echo(&train(1)), train(1), "round 1 is honest");
     assert_eq!(relay.echo(&honest), honest);
 
-    let poisoned = relay.echo(&train());
+    let poisoned = relay.echo(&train(2));
     let Ok(WorkerRequest::Train(job)) = codec::decode(&poisoned) else { panic!("a training job") };
     assert_eq!(job.texts, [name("inverted-0")]);
     assert_eq!(fs::read(folder.path().join("inverted-0")).unwrap(), [158, 157, 156, 245]);
     assert_eq!(fs::read(folder.path().join("text")).unwrap(), b"abc\n", "the text is untouched");
     assert_eq!(relay.echo(&honest), evaluated(&[200, 220]));
 
-    assert_eq!(relay.echo(&train()), train(), "round 3 is honest again");
+    assert_eq!(relay.echo(&train(3)), train(3), "round 3 is honest again");
     assert_eq!(relay.echo(&honest), honest);
 }
 
@@ -160,6 +162,7 @@ fn the_childs_exit_status_and_arguments_are_passed_on() {
 fn a_missing_worker_is_an_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_ayni-testnet"))
         .args(["evil-worker", "--worker", "/no/such/worker", "--dir", "/tmp"])
+        .args(["--memory", "/no/such/memory"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
