@@ -62,6 +62,26 @@ pub fn rejected(rejection: &Rejection) -> ApiError {
     }
 }
 
+/// A transaction without a tip, signed; nothing when it is too large.
+fn signed(
+    chain: ChainId,
+    account: AccountId,
+    key: &SecretKey,
+    nonce: u64,
+    payload: Payload,
+) -> Option<VerifiedTransaction> {
+    let transaction = Transaction {
+        chain,
+        account,
+        key: key.public(),
+        nonce,
+        tip: Credits::ZERO,
+        fee_payer: None,
+        payload,
+    };
+    SignedTransaction::sign(transaction, key).verify(&chain).ok()
+}
+
 impl Transactions {
     /// For one account on one chain; `arrivals` is rung when there is something to put in a block.
     pub fn new(
@@ -91,21 +111,9 @@ impl Transactions {
         let sent = self
             .ledger
             .run(move |ledger| {
-                let public = key.public();
-                let make = |nonce| {
-                    let transaction = Transaction {
-                        chain,
-                        account,
-                        key: public,
-                        nonce,
-                        tip: Credits::ZERO,
-                        fee_payer: None,
-                        payload,
-                    };
-                    SignedTransaction::sign(transaction, &key).verify(&chain).ok()
-                };
+                let make = |nonce| signed(chain, account, &key, nonce, payload);
                 let transaction = ledger
-                    .submit_with(&account, &public, make)
+                    .submit_with(&account, &key.public(), make)
                     .map_err(|error| refusal(&error))?
                     .ok_or_else(|| ApiError::bad_request("the transaction is too large"))?;
                 Ok::<_, ApiError>(transaction)
@@ -161,20 +169,10 @@ impl Transactions {
 
     /// Tries a payload against the state as it is, so that people learn at once why not.
     fn precheck(&self, key: &SecretKey, payload: &Payload) -> Result<(), ApiError> {
-        let public = key.public();
         let (account, chain) = (self.account, self.chain);
         let tried = self.ledger.read(|view| {
-            let nonce = view.nonce(&account, &public);
-            let transaction = Transaction {
-                chain,
-                account,
-                key: public,
-                nonce,
-                tip: Credits::ZERO,
-                fee_payer: None,
-                payload: payload.clone(),
-            };
-            let Ok(verified) = SignedTransaction::sign(transaction, key).verify(&chain) else {
+            let nonce = view.nonce(&account, &key.public());
+            let Some(verified) = signed(chain, account, key, nonce, payload.clone()) else {
                 return Ok(());
             };
             protocol::ledger::try_transaction(view, &chain, None, &verified).map(|_| ())
