@@ -203,6 +203,11 @@ impl Host {
         Ok(block)
     }
 
+    /// Version of the rules at the height in progress, if this program knows it.
+    fn rules_version(&self, state: &dyn StateReader) -> Result<u32, BlockError> {
+        ledger::governance::version_for(&State::new(state), self.height(), RULES_VERSION)
+    }
+
     fn remember(&mut self, hash: ContentHash, applied: AppliedBlock) {
         if self.checked.len() < CHECKED_MAX {
             self.checked.insert(hash, applied.changes);
@@ -216,12 +221,13 @@ impl Host {
         keys: &ProposerKeys,
     ) -> Result<Assembled, Refused> {
         let parent_certificate = self.tip.certificate.clone();
+        let rules_version = self.rules_version(state)?;
         let parent_beacon = State::new(state).clock().beacon;
         let (beacon, beacon_proof) =
             beacon::prove(&keys.vrf, &self.chain, self.height(), &parent_beacon);
         let mut header = Header {
             chain: self.chain,
-            rules_version: RULES_VERSION,
+            rules_version,
             height: self.height(),
             proposer: keys.consensus.public().validator_id(),
             time: now,
@@ -282,7 +288,8 @@ impl Host {
         if header.height != self.height() {
             return Err(Refused::OtherHeight { got: header.height, current: self.height() });
         }
-        self.check_header(header, parent_certificate.as_ref())?;
+        let rules_version = self.rules_version(state)?;
+        self.check_header(header, rules_version, parent_certificate.as_ref())?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
         }
@@ -306,13 +313,14 @@ impl Host {
     fn check_header(
         &self,
         header: &Header,
+        rules_version: u32,
         certificate: Option<&CommitCertificate>,
     ) -> Result<(), Refused> {
         let require = |ok: bool, field: &'static str| {
             if ok { Ok(()) } else { Err(Refused::Header(field)) }
         };
         require(header.chain == self.chain, "another chain")?;
-        require(header.rules_version == RULES_VERSION, "another rules version")?;
+        require(header.rules_version == rules_version, "another rules version")?;
         require(header.height == self.height(), "the height")?;
         require(header.parent == self.tip.block, "the parent")?;
         require(header.state == self.tip.state, "the state root after the parent")?;
