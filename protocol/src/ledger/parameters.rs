@@ -251,7 +251,7 @@ mod tests {
         check(&[("quorum_ppm", 1)], "quorum_ppm must be from 10000 to 1000000, not 1");
         check(&[("treasury_ppm", 60_000)], "add up");
         check(&[("unbonding_ms", 2_000)], "vote twice");
-        check(&[("voting_blocks_min", 101)], "vote twice");
+        check(&[("voting_blocks_min", 1_000_000)], "vote twice");
         let moved = base.with([("treasury_ppm", 60_000), ("hosts_ppm", 90_000)]);
         assert_eq!(moved.expect("valid together").treasury_ppm, 60_000);
     }
