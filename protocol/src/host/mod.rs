@@ -111,6 +111,16 @@ struct Sets {
     next: ValidatorSet,
 }
 
+impl Sets {
+    fn of(state: &State<'_>) -> Self {
+        Self {
+            tip: state.validators_of_tip(),
+            current: state.validators(),
+            next: state.validators_after(),
+        }
+    }
+}
+
 /// See the module.
 pub struct Host {
     chain: ChainId,
@@ -125,22 +135,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host at `tip`; `state` is the state after it, `tip_validators` the set that certified it
-    /// (any set at the genesis, which nobody certified).
-    pub fn new(
-        chain: ChainId,
-        tip: Tip,
-        tip_validators: ValidatorSet,
-        state: &dyn StateReader,
-    ) -> Self {
-        let state = State::new(state);
+    /// A host at `tip`; `state` is the state after it.
+    pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
         Self {
             chain,
-            sets: Sets {
-                tip: tip_validators,
-                current: state.validators(),
-                next: state.validators_after(),
-            },
+            sets: Sets::of(&State::new(state)),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
@@ -369,11 +368,7 @@ impl Host {
             state: root,
         };
         let after = State::new(state);
-        self.sets = Sets {
-            tip: self.sets.current.clone(),
-            current: after.validators(),
-            next: after.validators_after(),
-        };
+        self.sets = Sets::of(&after);
         self.checked.clear();
         self.mempool.retain_valid(&after);
         let chain = self.chain;
