@@ -114,7 +114,11 @@ impl Application for Ledger {
         })
     }
 
-    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {
+    async fn check(
+        &self,
+        block: &Block,
+        _offered: Offered,
+    ) -> Result<BlockVerdict, ApplicationError> {
         let (parent, _) = self.parent();
         let certified = match &block.parent_certificate {
             None => block.header.height == Height::new(1),

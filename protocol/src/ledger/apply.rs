@@ -210,6 +210,10 @@ impl<'a> OpenBlock<'a> {
         };
         end(&mut state).map_err(BlockError::End)?;
         let mut clock = state.clock();
+        let interval = state.parameters().snapshot_interval_blocks;
+        if clock.height.get().checked_rem(interval) == Some(0) {
+            clock.snapshot = clock.height;
+        }
         clock.base_fee = fees::next_base_fee(&state.parameters(), clock.base_fee, budget.paying());
         state.put_clock(&clock);
         let latest = staking::elect(&state).unwrap_or_else(|| state.validators_after());
