@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ayni_daemon::engine::{
-    Application, ApplicationError, BlockVerdict, BuildRequest, GuardError, GuardStep, VoteGuard,
+    Application, ApplicationError, BlockVerdict, BuildRequest, GuardError, GuardStep, Offered,
+    VoteGuard,
 };
 use protocol::amount::{Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence, Header};
