@@ -178,6 +178,11 @@ impl<'a> OpenBlock<'a> {
         Ok(Self { state, chain: header.chain, proposer, budget })
     }
 
+    /// The state so far.
+    pub const fn state(&self) -> &State<'a> {
+        &self.state
+    }
+
     /// Applies evidence; nothing of it takes effect when it is refused.
     pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
         let mut child = self.state.child();
