@@ -97,6 +97,8 @@ pub const API_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Header times that make chain time: 2n+1 with n=5. Even, it would have two medians.
 pub const CHAIN_TIME_WINDOW: usize = 11;
+/// Blocks between the state of a snapshot and the header that commits to it: time to write it.
+pub const SNAPSHOT_LAG: u64 = 8;
 /// Blocks between an event and the beacon that decides on it.
 pub const BEACON_DELAY: u64 = 2;
 

@@ -57,6 +57,10 @@ pub enum Refused {
     /// A rule is broken.
     #[error("{0}")]
     Rules(#[from] BlockError),
+    /// The header must commit to a snapshot that this node does not have; nothing is said about
+    /// validity.
+    #[error("this node has no snapshot of height {0} to compare the header with")]
+    NoSnapshot(Height),
     /// Not for the height in progress; nothing is said about validity.
     #[error("for height {got} while {current} is in progress")]
     OtherHeight {
@@ -81,6 +85,16 @@ pub struct Decision {
     pub decided: DecidedBlock,
     /// For the state.
     pub changes: StateChanges,
+}
+
+/// How a block comes to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody proposes it; whether it is decided depends on the answer.
+    Proposed,
+    /// More than two thirds of the power have decided it: a snapshot that it commits to need not
+    /// be here.
+    Decided,
 }
 
 /// The keys with which a node proposes.
@@ -111,6 +125,16 @@ struct Sets {
     next: ValidatorSet,
 }
 
+impl Sets {
+    fn of(state: &State<'_>) -> Self {
+        Self {
+            tip: state.validators_of_tip(),
+            current: state.validators(),
+            next: state.validators_after(),
+        }
+    }
+}
+
 /// See the module.
 pub struct Host {
     chain: ChainId,
@@ -120,30 +144,22 @@ pub struct Host {
     /// whole block: a header's hash does not tell its body.
     checked: BTreeMap<ContentHash, StateChanges>,
     evidence: Vec<Evidence>,
+    /// The last snapshot that was taken here: height of its state, hash of its bytes.
+    snapshot: Option<(Height, ContentHash)>,
     /// Pending transactions.
     pub mempool: Mempool,
 }
 
 impl Host {
-    /// A host at `tip`; `state` is the state after it, `tip_validators` the set that certified it
-    /// (any set at the genesis, which nobody certified).
-    pub fn new(
-        chain: ChainId,
-        tip: Tip,
-        tip_validators: ValidatorSet,
-        state: &dyn StateReader,
-    ) -> Self {
-        let state = State::new(state);
+    /// A host at `tip`; `state` is the state after it.
+    pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
         Self {
             chain,
-            sets: Sets {
-                tip: tip_validators,
-                current: state.validators(),
-                next: state.validators_after(),
-            },
+            sets: Sets::of(&State::new(state)),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
+            snapshot: None,
             mempool: Mempool::default(),
         }
     }
@@ -171,6 +187,24 @@ impl Host {
     /// Validators of the height after it.
     pub const fn next_validators(&self) -> &ValidatorSet {
         &self.sets.next
+    }
+
+    /// Tells the host of the snapshot that was taken of the state at `height`, so that it can
+    /// commit to it and compare.
+    pub const fn snapshot_taken(&mut self, height: Height, hash: ContentHash) {
+        self.snapshot = Some((height, hash));
+    }
+
+    /// The snapshot that the header in progress commits to.
+    fn committed_snapshot(&self, state: &dyn StateReader) -> Result<Option<ContentHash>, Refused> {
+        let due = State::new(state).clock().snapshot;
+        if due == Height::ZERO || self.height() != due.plus(limits::SNAPSHOT_LAG) {
+            return Ok(None);
+        }
+        match self.snapshot {
+            Some((height, hash)) if height == due => Ok(Some(hash)),
+            _ => Err(Refused::NoSnapshot(due)),
+        }
     }
 
     /// Whether a block should be built at once rather than wait for transactions.
@@ -238,7 +272,7 @@ impl Host {
             next_validators: self.sets.next.hash(),
             beacon,
             beacon_proof,
-            snapshot: None,
+            snapshot: self.committed_snapshot(state)?,
         };
         let mut open = OpenBlock::begin(state, &header, parent_certificate.as_ref())?;
         let evidence = self.choose_evidence(&mut open);
@@ -274,22 +308,47 @@ impl Host {
 
     /// Checks a block against the tip and every rule. Whoever offers it may be another than its
     /// proposer: a block is offered again in later rounds.
-    pub fn check(&mut self, state: &dyn StateReader, block: &Block) -> Result<(), Refused> {
+    pub fn check(
+        &mut self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<(), Refused> {
         let hash = codec::hash(block);
         if !self.checked.contains_key(&hash) {
-            let applied = self.check_block(state, block)?;
+            let applied = self.check_block(state, block, standing)?;
             self.remember(hash, applied);
         }
         Ok(())
     }
 
-    fn check_block(&self, state: &dyn StateReader, block: &Block) -> Result<AppliedBlock, Refused> {
+    fn check_snapshot(
+        &self,
+        state: &dyn StateReader,
+        header: &Header,
+        standing: Standing,
+    ) -> Result<(), Refused> {
+        match self.committed_snapshot(state) {
+            Ok(expected) if expected == header.snapshot => Ok(()),
+            Ok(_) => Err(Refused::Header("the snapshot")),
+            Err(_) if standing == Standing::Decided && header.snapshot.is_some() => Ok(()),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn check_block(
+        &self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<AppliedBlock, Refused> {
         let Block { header, transactions, parent_certificate, evidence } = block;
         if header.height != self.height() {
             return Err(Refused::OtherHeight { got: header.height, current: self.height() });
         }
         let rules_version = self.rules_version(state)?;
         self.check_header(header, rules_version, parent_certificate.as_ref())?;
+        self.check_snapshot(state, header, standing)?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
         }
@@ -325,7 +384,6 @@ impl Host {
         require(header.parent == self.tip.block, "the parent")?;
         require(header.state == self.tip.state, "the state root after the parent")?;
         require(header.next_validators == self.sets.next.hash(), "the next validators")?;
-        require(header.snapshot.is_none(), "a snapshot where there is none")?;
         require(self.sets.current.get(&header.proposer).is_some(), "the proposer")?;
         require(
             header.parent_certificate == certificate_hash(certificate),
@@ -362,7 +420,7 @@ impl Host {
         certificate.verify(&self.chain, &self.sets.current)?;
         let changes = match self.checked.get(&codec::hash(block)) {
             Some(changes) => changes.clone(),
-            None => self.check_block(state, block)?.changes,
+            None => self.check_block(state, block, Standing::Decided)?.changes,
         };
         Ok(Decision { height: certificate.height, block: hash, changes, decided })
     }
@@ -377,11 +435,7 @@ impl Host {
             state: root,
         };
         let after = State::new(state);
-        self.sets = Sets {
-            tip: self.sets.current.clone(),
-            current: after.validators(),
-            next: after.validators_after(),
-        };
+        self.sets = Sets::of(&after);
         self.checked.clear();
         self.mempool.retain_valid(&after);
         let chain = self.chain;

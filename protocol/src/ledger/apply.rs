@@ -207,6 +207,11 @@ impl<'a> OpenBlock<'a> {
         Ok(Self { state, chain: header.chain, proposer, budget })
     }
 
+    /// The state so far.
+    pub const fn state(&self) -> &State<'a> {
+        &self.state
+    }
+
     /// Applies evidence; nothing of it takes effect when it is refused.
     pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
         let mut child = self.state.child();
@@ -239,6 +244,10 @@ impl<'a> OpenBlock<'a> {
         };
         end(&mut state).map_err(BlockError::End)?;
         let mut clock = state.clock();
+        let interval = state.parameters().snapshot_interval_blocks;
+        if clock.height.get().checked_rem(interval) == Some(0) {
+            clock.snapshot = clock.height;
+        }
         clock.base_fee = fees::next_base_fee(&state.parameters(), clock.base_fee, budget.paying());
         state.put_clock(&clock);
         let latest = staking::elect(&state).unwrap_or_else(|| state.validators_after());

@@ -393,6 +393,8 @@ pub struct Clock {
     pub previous_epoch: (u64, Beacon),
     /// Burned per byte of a transaction in the next block.
     pub base_fee: Credits,
+    /// The last height whose state every node keeps as a snapshot; zero before the first.
+    pub snapshot: Height,
 }
 
 impl Canonical for Clock {

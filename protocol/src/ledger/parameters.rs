@@ -98,6 +98,8 @@ parameters! {
         "Leading zero bits of the BLAKE3 work that stands in for a fee.";
     stamp_lane_ppm = 10_000, 0, 10_000,
         "Share of a block for transactions stamped with work.";
+    snapshot_interval_blocks = 5_000, 20, 10_000_000,
+        "Blocks between two snapshots of the state that headers commit to.";
     emission_per_round_micro = 100_000_000, 0, 1_000_000_000_000,
         "Most that one training round may mint for a model of full weight.";
     emission_per_epoch_micro = 5_000_000_000, 0, 1_000_000_000_000_000,

@@ -102,12 +102,7 @@ impl TestChain {
             state: root(&state),
         };
         Self {
-            host: Host::new(
-                genesis.chain_id(),
-                tip,
-                genesis.validators().expect("a valid genesis"),
-                &state,
-            ),
+            host: Host::new(genesis.chain_id(), tip, &state),
             state,
             blocks: Vec::new(),
             now: genesis.time.get(),

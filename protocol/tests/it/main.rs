@@ -2,6 +2,7 @@
 
 mod chain;
 mod conservation;
+mod fuzz;
 mod golden;
 mod hostile;
 mod rounds;
