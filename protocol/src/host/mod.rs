@@ -71,6 +71,19 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// Whether this says something about the node rather than the block: who offered the block
+    /// is not to blame.
+    pub const fn is_own_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSnapshot(_)
+                | Self::OtherHeight { .. }
+                | Self::Rules(BlockError::Outdated { .. })
+        )
+    }
+}
+
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
 

@@ -4,5 +4,6 @@ mod chain;
 mod conservation;
 mod fuzz;
 mod golden;
+mod governance;
 mod hostile;
 mod rounds;
