@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use mempool::{Mempool, MempoolError};
+pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent, rejected_code};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
@@ -20,7 +20,7 @@ use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
 use crate::keys::SecretKey;
 use crate::ledger::genesis::{Genesis, GenesisError, RULES_VERSION};
-use crate::ledger::{self, AppliedBlock, BlockError, Rejection, next_beacon, state::State};
+use crate::ledger::{self, AppliedBlock, BlockError, next_beacon, state::State};
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
 use crate::transaction::VerifiedTransaction;
@@ -69,6 +69,10 @@ pub enum Refused {
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
 
+/// Transactions too large for what is left of a block that are passed over before it counts as
+/// full: however much is pending, a full block costs no more looks than this.
+const MISFITS_MAX: usize = 16;
+
 /// What a decision makes durable: first the block, then the state.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -80,6 +84,8 @@ pub struct Decision {
     pub decided: DecidedBlock,
     /// For the state.
     pub changes: StateChanges,
+    /// What the mempool has to forget.
+    pub spent: Vec<Spent>,
 }
 
 /// What a block will hold.
@@ -106,13 +112,14 @@ pub struct Host {
 impl Host {
     /// A host at `tip`.
     pub fn new(genesis: &Genesis, tip: Tip) -> Result<Self, GenesisError> {
+        let mempool = Mempool::new(Bounds::default(), tip.height);
         Ok(Self {
             chain: genesis.chain_id(),
             validators: genesis.validators()?,
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
-            mempool: Mempool::default(),
+            mempool,
         })
     }
 
@@ -138,7 +145,7 @@ impl Host {
 
     /// Whether a block should be built at once rather than wait for transactions.
     pub fn wants_block(&self, state: &dyn StateReader) -> bool {
-        self.mempool.has_ready(&State::new(state))
+        self.mempool.has_ready()
             || !self.evidence.is_empty()
             || ledger::rounds::wants_block(&State::new(state))
     }
@@ -233,12 +240,16 @@ impl Host {
         let mut chosen = Vec::new();
         let mut refused = Vec::new();
         let mut bytes = 0_usize;
-        for candidate in self.mempool.in_order() {
-            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX {
+        let mut misfits = 0_usize;
+        let mut candidates = self.mempool.candidates(Lane::Paying);
+        while let Some(candidate) = candidates.next() {
+            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
                 break;
             }
             let size = bytes.saturating_add(candidate.size());
             if size > budget {
+                misfits = misfits.saturating_add(1);
+                candidates.pass_over();
                 continue;
             }
             match ledger::try_transaction(&state, &self.chain, proposer, candidate) {
@@ -247,9 +258,10 @@ impl Host {
                     bytes = size;
                     chosen.push(candidate.clone());
                 }
-                // A gap in the nonces can still be filled.
-                Err(Rejection::Nonce { got, expected }) if got > expected => {}
-                Err(_) => refused.push(candidate.hash()),
+                Err(_) => {
+                    candidates.pass_over();
+                    refused.push(candidate.hash());
+                }
             }
         }
         Ok(Choice { transactions: chosen, evidence, refused })
@@ -343,7 +355,13 @@ impl Host {
             Some(changes) => changes.clone(),
             None => self.check_block(state, block)?.changes,
         };
-        Ok(Decision { height: certificate.height, block: hash, changes, decided })
+        let spent = block
+            .transactions
+            .iter()
+            .map(|signed| &signed.transaction)
+            .map(|t| Spent { account: t.account, key: t.key, nonce: t.nonce })
+            .collect();
+        Ok(Decision { height: certificate.height, block: hash, changes, decided, spent })
     }
 
     /// Moves on after a decision has become durable. `state` is the state after it.
@@ -356,7 +374,8 @@ impl Host {
             state: root,
         };
         self.checked.clear();
-        self.mempool.retain_valid(&State::new(state));
+        let spent = decision.spent.iter().copied();
+        self.mempool.applied(decision.height, spent, &State::new(state));
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
     }
