@@ -60,7 +60,7 @@ pub fn open_rounds(state: &State<'_>) -> Vec<Round> {
         let run = state.model(id)?.run?;
         state.round(id, run.round).filter(|round| !round.phase.is_over())
     };
-    state.chain().active.iter().filter_map(open).collect()
+    state.registry().active.iter().filter_map(open).collect()
 }
 
 /// Everything that `node` owes now. `joins` says for which models it joins rounds.

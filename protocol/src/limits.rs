@@ -8,6 +8,13 @@ pub const TRANSACTION_BYTES_MAX: usize = 16 * 1024;
 pub const TRANSACTION_BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Transactions in one block: bounds the work to apply it.
 pub const BLOCK_TRANSACTIONS_MAX: usize = 4_096;
+/// Bytes of transactions in one block: half of it, so that header, certificate and evidence always
+/// fit beside them.
+pub const BLOCK_TRANSACTION_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
+/// Evidence items in one block: each costs two signatures to check.
+pub const BLOCK_EVIDENCE_MAX: usize = 32;
+/// Characters of an unknown name that an error repeats.
+pub const NAME_SHOWN_MAX: usize = 80;
 /// Active validators.
 pub const VALIDATORS_MAX: usize = 100;
 /// Pending transactions of one (account, key) in a mempool.

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use protocol::amount::Height;
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::Refused;
-use protocol::keys::SecretKey;
+use protocol::host::{ProposerKeys, Refused};
 use tokio::sync::Notify;
 
 use super::ledger::Ledger;
@@ -17,8 +16,8 @@ use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest};
 pub struct Consensus {
     /// The ledger.
     pub ledger: Arc<Ledger>,
-    /// The consensus key.
-    pub key: SecretKey,
+    /// With what this node proposes.
+    pub keys: ProposerKeys,
     /// Rung when a transaction has come in.
     pub arrivals: Arc<Notify>,
 }
@@ -38,8 +37,7 @@ impl Application for Consensus {
     }
 
     async fn validators(&self, height: Height) -> Result<Option<ValidatorSet>, ApplicationError> {
-        let known = height <= self.ledger.applied().height.plus(2);
-        Ok(known.then(|| self.ledger.validators().clone()))
+        Ok(self.ledger.run(move |ledger| ledger.validators(height)).await)
     }
 
     async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError> {
@@ -53,8 +51,8 @@ impl Application for Consensus {
                 break;
             }
         }
-        let key = self.key.clone();
-        self.ledger.run(move |ledger| ledger.build(&key)).await.map_err(|e| failed(&e))
+        let keys = self.keys.clone();
+        self.ledger.run(move |ledger| ledger.build(&keys)).await.map_err(|e| failed(&e))
     }
 
     async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {

@@ -19,11 +19,13 @@ use crate::codec::{self, CodecError};
 use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
 use crate::keys::SecretKey;
-use crate::ledger::genesis::{Genesis, GenesisError, RULES_VERSION};
-use crate::ledger::{self, AppliedBlock, BlockError, next_beacon, state::State};
+use crate::ledger::genesis::RULES_VERSION;
+use crate::ledger::{
+    self, AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, beacon, state::State,
+};
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
-use crate::transaction::VerifiedTransaction;
+use crate::transaction::SignedTransaction;
 
 /// The end of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub enum Refused {
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
 
-/// Transactions too large for what is left of a block that are passed over before it counts as
+/// Transactions that do not fit what is left of a block and are passed over before it counts as
 /// full: however much is pending, a full block costs no more looks than this.
 const MISFITS_MAX: usize = 16;
 
@@ -88,18 +90,48 @@ pub struct Decision {
     pub spent: Vec<Spent>,
 }
 
-/// What a block will hold.
-struct Choice {
-    transactions: Vec<VerifiedTransaction>,
-    evidence: Vec<Evidence>,
+/// The keys with which a node proposes.
+#[derive(Clone, Debug)]
+pub struct ProposerKeys {
+    /// Names the proposer.
+    pub consensus: SecretKey,
+    /// Adds to the beacon.
+    pub vrf: SecretKey,
+}
+
+/// A block that was put together.
+struct Assembled {
+    block: Block,
+    applied: AppliedBlock,
     /// Tried at their turn and refused by a rule.
     refused: Vec<TransactionHash>,
+}
+
+/// The validator sets that a tip fixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sets {
+    /// Of the tip's height: they certified it.
+    tip: ValidatorSet,
+    /// Of the height in progress.
+    current: ValidatorSet,
+    /// Of the height after that; the header in progress commits to them.
+    next: ValidatorSet,
+}
+
+impl Sets {
+    fn of(state: &State<'_>) -> Self {
+        Self {
+            tip: state.validators_of_tip(),
+            current: state.validators(),
+            next: state.validators_after(),
+        }
+    }
 }
 
 /// See the module.
 pub struct Host {
     chain: ChainId,
-    validators: ValidatorSet,
+    sets: Sets,
     tip: Tip,
     /// Changes of blocks of the height in progress that were found good, by the hash of the
     /// whole block: a header's hash does not tell its body.
@@ -110,17 +142,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host at `tip`.
-    pub fn new(genesis: &Genesis, tip: Tip) -> Result<Self, GenesisError> {
-        let mempool = Mempool::new(Bounds::default(), tip.height);
-        Ok(Self {
-            chain: genesis.chain_id(),
-            validators: genesis.validators()?,
+    /// A host at `tip`; `state` is the state after it.
+    pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
+        let state = State::new(state);
+        Self {
+            chain,
+            sets: Sets::of(&state),
+            mempool: Mempool::new(Bounds::default(), &state),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
-            mempool,
-        })
+        }
     }
 
     /// The end of the chain.
@@ -138,9 +170,14 @@ impl Host {
         self.tip.height.plus(1)
     }
 
-    /// Validators of the height in progress (fixed by the genesis in this version).
+    /// Validators of the height in progress.
     pub const fn validators(&self) -> &ValidatorSet {
-        &self.validators
+        &self.sets.current
+    }
+
+    /// Validators of the height after it.
+    pub const fn next_validators(&self) -> &ValidatorSet {
+        &self.sets.next
     }
 
     /// Whether a block should be built at once rather than wait for transactions.
@@ -163,9 +200,9 @@ impl Host {
         &mut self,
         state: &dyn StateReader,
         now: TimestampMs,
-        key: &SecretKey,
+        keys: &ProposerKeys,
     ) -> Result<Block, Refused> {
-        let (block, applied, refused) = self.assemble(state, now, key)?;
+        let Assembled { block, applied, refused } = self.assemble(state, now, keys)?;
         for hash in refused {
             self.mempool.remove(&hash);
         }
@@ -183,88 +220,78 @@ impl Host {
         &self,
         state: &dyn StateReader,
         now: TimestampMs,
-        key: &SecretKey,
-    ) -> Result<(Block, AppliedBlock, Vec<TransactionHash>), Refused> {
+        keys: &ProposerKeys,
+    ) -> Result<Assembled, Refused> {
         let parent_certificate = self.tip.certificate.clone();
+        let parent_beacon = State::new(state).clock().beacon;
+        let (beacon, beacon_proof) =
+            beacon::prove(&keys.vrf, &self.chain, self.height(), &parent_beacon);
         let mut header = Header {
             chain: self.chain,
             rules_version: RULES_VERSION,
             height: self.height(),
-            proposer: key.public().validator_id(),
+            proposer: keys.consensus.public().validator_id(),
             time: now,
             parent: self.tip.block,
             parent_certificate: certificate_hash(parent_certificate.as_ref()),
             transactions: ContentHash::default(),
             state: self.tip.state,
-            next_validators: self.validators.hash(),
-            beacon: next_beacon(&self.chain, self.height(), &State::new(state).chain().beacon),
-            beacon_proof: Vec::new(),
+            next_validators: self.sets.next.hash(),
+            beacon,
+            beacon_proof,
             snapshot: None,
         };
-        let Choice { transactions, evidence, refused } =
-            self.choose(state, &header, parent_certificate.as_ref())?;
-        let signed: Vec<_> = transactions.iter().map(|t| t.signed().clone()).collect();
-        header.transactions = Block::contents_root(&signed, &evidence);
-        let applied = ledger::apply_block(
-            state,
-            &header,
-            &transactions,
-            &evidence,
-            parent_certificate.as_ref(),
-        )?;
-        let block = Block { header, transactions: signed, parent_certificate, evidence };
-        Ok((block, applied, refused))
+        let mut open = OpenBlock::begin(state, &header, parent_certificate.as_ref())?;
+        let evidence = self.choose_evidence(&mut open);
+        let mut transactions = Vec::new();
+        let mut refused = Vec::new();
+        for lane in [Lane::Stamped, Lane::Paying] {
+            self.fill(&mut open, lane, &mut transactions, &mut refused);
+        }
+        header.transactions = Block::contents_root(&transactions, &evidence);
+        let applied = open.finish()?;
+        let block = Block { header, transactions, parent_certificate, evidence };
+        Ok(Assembled { block, applied, refused })
     }
 
-    /// Transactions that apply one after another, within the block's limits.
-    fn choose(
+    /// Adds what is pending in a lane, best first, until the block or its lane is full.
+    fn fill(
         &self,
-        base: &dyn StateReader,
-        header: &Header,
-        certificate: Option<&CommitCertificate>,
-    ) -> Result<Choice, Refused> {
-        let mut state = State::new(base);
-        ledger::begin(&mut state, header, certificate)?;
-        let mut evidence = Vec::new();
-        for item in &self.evidence {
-            let mut child = state.child();
-            if ledger::apply_evidence(&mut child, &self.chain, item).is_ok() {
-                let changes = child.into_changes();
-                state.absorb(changes);
-                evidence.push(item.clone());
-            }
-        }
-        // Half the limit, so that header, certificate and evidence always fit beside it.
-        let budget = limits::BLOCK_BYTES_MAX / 2;
-        let proposer = ledger::proposer_account(&state, header);
-        let mut chosen = Vec::new();
-        let mut refused = Vec::new();
-        let mut bytes = 0_usize;
+        open: &mut OpenBlock<'_>,
+        lane: Lane,
+        transactions: &mut Vec<SignedTransaction>,
+        refused: &mut Vec<TransactionHash>,
+    ) {
         let mut misfits = 0_usize;
-        let mut candidates = self.mempool.candidates(Lane::Paying);
+        let mut candidates = self.mempool.candidates(lane);
         while let Some(candidate) = candidates.next() {
-            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
+            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
                 break;
             }
-            let size = bytes.saturating_add(candidate.size());
-            if size > budget {
-                misfits = misfits.saturating_add(1);
-                candidates.pass_over();
-                continue;
-            }
-            match ledger::try_transaction(&state, &self.chain, proposer, candidate) {
-                Ok(changes) => {
-                    state.absorb(changes);
-                    bytes = size;
-                    chosen.push(candidate.clone());
-                }
-                Err(_) => {
+            match open.add(candidate) {
+                Ok(()) => transactions.push(candidate.signed().clone()),
+                Err(not_added) => {
                     candidates.pass_over();
-                    refused.push(candidate.hash());
+                    match not_added {
+                        // A full block is not its fault, and the base fee can fall again.
+                        NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. }) => {
+                            misfits = misfits.saturating_add(1);
+                        }
+                        NotAdded::Rejected(_) => refused.push(candidate.hash()),
+                    }
                 }
             }
         }
-        Ok(Choice { transactions: chosen, evidence, refused })
+    }
+
+    fn choose_evidence(&self, open: &mut OpenBlock<'_>) -> Vec<Evidence> {
+        let mut chosen = Vec::new();
+        for item in &self.evidence {
+            if chosen.len() < limits::BLOCK_EVIDENCE_MAX && open.add_evidence(item).is_ok() {
+                chosen.push(item.clone());
+            }
+        }
+        chosen
     }
 
     /// Checks a block against the tip and every rule. Whoever offers it may be another than its
@@ -286,6 +313,9 @@ impl Host {
         self.check_header(header, parent_certificate.as_ref())?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
+        }
+        if evidence.len() > limits::BLOCK_EVIDENCE_MAX {
+            return Err(Refused::Header("too much evidence"));
         }
         if header.transactions != Block::contents_root(transactions, evidence) {
             return Err(Refused::Header("the transactions' root"));
@@ -314,10 +344,9 @@ impl Host {
         require(header.height == self.height(), "the height")?;
         require(header.parent == self.tip.block, "the parent")?;
         require(header.state == self.tip.state, "the state root after the parent")?;
-        require(header.next_validators == self.validators.hash(), "the next validators")?;
-        require(header.beacon_proof.is_empty(), "a beacon proof where there is none")?;
+        require(header.next_validators == self.sets.next.hash(), "the next validators")?;
         require(header.snapshot.is_none(), "a snapshot where there is none")?;
-        require(self.validators.get(&header.proposer).is_some(), "the proposer")?;
+        require(self.sets.current.get(&header.proposer).is_some(), "the proposer")?;
         require(
             header.parent_certificate == certificate_hash(certificate),
             "the parent certificate's hash",
@@ -329,7 +358,7 @@ impl Host {
                     certificate.height == self.tip.height && certificate.block == self.tip.block,
                     "the parent certificate is of another block",
                 )?;
-                Ok(certificate.verify(&self.chain, &self.validators)?)
+                Ok(certificate.verify(&self.chain, &self.sets.tip)?)
             }
             _ => Err(Refused::Header("the parent certificate")),
         }
@@ -350,7 +379,7 @@ impl Host {
         if certificate.block != hash {
             return Err(Refused::Header("the certificate is of another block"));
         }
-        certificate.verify(&self.chain, &self.validators)?;
+        certificate.verify(&self.chain, &self.sets.current)?;
         let changes = match self.checked.get(&codec::hash(block)) {
             Some(changes) => changes.clone(),
             None => self.check_block(state, block)?.changes,
@@ -373,9 +402,10 @@ impl Host {
             certificate: Some(decision.decided.certificate.clone()),
             state: root,
         };
+        let after = State::new(state);
+        self.sets = Sets::of(&after);
         self.checked.clear();
-        let spent = decision.spent.iter().copied();
-        self.mempool.applied(decision.height, spent, &State::new(state));
+        self.mempool.applied(decision.spent.iter().copied(), &after);
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
     }

@@ -30,9 +30,11 @@ pub struct Audit {
 /// Audits a whole state.
 pub fn audit(reader: &dyn StateReader) -> Audit {
     let state = State::new(reader);
-    let chain = state.chain();
-    let mut found = u128::from(chain.treasury.micro());
+    let supply = state.supply();
+    let mut found = 0_u128;
     let mut add = |amount: Credits| found = found.saturating_add(u128::from(amount.micro()));
+    add(supply.treasury);
+    add(supply.validators);
     for account in scan::<Account>(reader, prefix::ACCOUNT, usize::MAX) {
         add(account.balance);
     }
@@ -48,17 +50,17 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
             add_round(&round, &mut add);
         }
     }
-    let expected = u128::from(chain.genesis.micro())
-        .saturating_add(u128::from(chain.minted.micro()))
-        .saturating_sub(u128::from(chain.burned.micro()));
+    let expected = u128::from(supply.genesis.micro())
+        .saturating_add(u128::from(supply.minted.micro()))
+        .saturating_sub(u128::from(supply.burned.micro()));
     Audit {
-        height: chain.height,
-        genesis: chain.genesis,
-        minted: chain.minted,
-        burned: chain.burned,
+        height: state.clock().height,
+        genesis: supply.genesis,
+        minted: supply.minted,
+        burned: supply.burned,
         found,
         conserved: found == expected,
-        double_signs: chain.double_signs,
+        double_signs: state.registry().double_signs,
     }
 }
 

@@ -31,13 +31,13 @@ pub(super) fn publish(
     if state.dataset(manifest).is_some() {
         return Err(Rejection::Exists("the dataset"));
     }
-    let mut chain = state.chain();
-    if chain.datasets.len() >= limits::DATASETS_MAX {
+    let mut registry = state.registry();
+    if registry.datasets.len() >= limits::DATASETS_MAX {
         return Err(Rejection::Full("datasets"));
     }
-    chain.datasets.push(*manifest);
-    let height = chain.height;
-    state.put_chain(&chain);
+    registry.datasets.push(*manifest);
+    let height = state.clock().height;
+    state.put_registry(&registry);
     state.put_dataset(&Dataset {
         manifest: *manifest,
         name: name.to_owned(),
@@ -60,14 +60,14 @@ pub(super) fn register_model(
     if state.model(&id).is_some() {
         return Err(Rejection::Exists("the model"));
     }
-    let mut chain = state.chain();
-    if usize::try_from(chain.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
+    let mut registry = state.registry();
+    if usize::try_from(registry.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
         return Err(Rejection::Full("models"));
     }
     // The genesis gives the whole weight to the first model; governance will move it.
-    let weight_ppm = if chain.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
-    chain.models = chain.models.saturating_add(1);
-    state.put_chain(&chain);
+    let weight_ppm = if registry.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
+    registry.models = registry.models.saturating_add(1);
+    state.put_registry(&registry);
     state.put_model(
         &id,
         &Model {

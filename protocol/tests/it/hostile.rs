@@ -145,10 +145,10 @@ fn a_double_vote_is_punished_once() {
     chain.step();
     let culprit = chain.nodes[2].node.public().node_id();
     assert_eq!(chain.view().node(&culprit).expect("registered").stake, credits(950));
-    assert_eq!(chain.view().chain().double_signs, 1);
+    assert_eq!(chain.view().registry().double_signs, 1);
     chain.host.add_evidence(&chain.state, evidence);
     chain.step();
-    assert_eq!(chain.view().chain().double_signs, 1);
+    assert_eq!(chain.view().registry().double_signs, 1);
 }
 
 proptest! {

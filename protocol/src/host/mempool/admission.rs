@@ -5,10 +5,9 @@
 
 use crate::amount::Credits;
 use crate::ids::{AccountId, NodeId};
-use crate::keys::PublicKey;
-use crate::ledger::Rejection;
 use crate::ledger::state::State;
-use crate::transaction::{Payload, Transaction, VerifiedTransaction};
+use crate::ledger::{Rejection, fees};
+use crate::transaction::{Payload, StakingAction, Transaction, VerifiedTransaction};
 
 /// Where credits are taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,16 +49,10 @@ impl Purse {
     }
 }
 
-fn controls(state: &State<'_>, account: &AccountId, key: &PublicKey) -> bool {
-    match state.account(account).key {
-        Some(current) => current == *key,
-        None => key.account_id() == *account,
-    }
-}
-
 /// What the transaction takes, if its key may ask for it.
 pub(super) fn charges(
     state: &State<'_>,
+    base_fee: Credits,
     verified: &VerifiedTransaction,
 ) -> Result<Charges, Rejection> {
     let transaction = verified.transaction();
@@ -69,20 +62,37 @@ pub(super) fn charges(
             .filter(|n| n.keys.duty == transaction.key && n.account == transaction.account)
             .ok_or(Rejection::NotAuthorized)?;
         Purse::Allowance(node.keys.node.node_id())
-    } else if controls(state, &transaction.account, &transaction.key) {
+    } else if fees::controls(state, &transaction.account, &transaction.key) {
         Purse::Account(transaction.account)
     } else {
         return Err(Rejection::NotAuthorized);
     };
     let payer = match &transaction.fee_payer {
-        Some(payer) if controls(state, &payer.account, &payer.key) => Purse::Account(payer.account),
+        Some(payer) if fees::controls(state, &payer.account, &payer.key) => {
+            Purse::Account(payer.account)
+        }
         Some(_) => return Err(Rejection::NotAuthorized),
         None => signer,
     };
-    let size = u64::try_from(verified.size()).unwrap_or(u64::MAX);
-    let base = state.parameters().base_fee_per_byte.scaled(size, 1);
-    let fee = base.checked_add(transaction.tip).ok_or(Rejection::Overflow)?;
+    let fee = if transaction.stamp.is_some() {
+        fees::check_stamp(state, transaction)?;
+        Credits::ZERO
+    } else {
+        let base = fees::base_fee(base_fee, verified.size());
+        base.checked_add(transaction.tip).ok_or(Rejection::Overflow)?
+    };
+    if fee > transaction.fee_max {
+        return Err(Rejection::FeeTooLow { max: transaction.fee_max, need: fee });
+    }
     Ok(Charges { fee: (payer, fee), moved: (signer, moved(transaction)) })
+}
+
+/// The highest base fee per byte that a transaction may be charged.
+pub(super) fn base_fee_max(verified: &VerifiedTransaction) -> Credits {
+    let transaction = verified.transaction();
+    let left = transaction.fee_max.micro().saturating_sub(transaction.tip.micro());
+    let size = u64::try_from(verified.size()).unwrap_or(u64::MAX);
+    Credits::from_micro(left.checked_div(size).unwrap_or(0))
 }
 
 /// What the payload takes from the signer's balance, as far as it states it.
@@ -91,7 +101,8 @@ const fn moved(transaction: &Transaction) -> Credits {
         Payload::Transfer { amount, .. } | Payload::FundNode { amount, .. } => *amount,
         Payload::RegisterNode(registration) => registration.allowance,
         Payload::OpenRounds { escrow, .. } => *escrow,
-        // Bonds of duties follow from the round; the rules ask for them at their turn.
+        Payload::Staking(StakingAction::Bond { amount, .. }) => *amount,
+        // Bonds of duties and deposits follow from the state; the rules ask at their turn.
         _ => Credits::ZERO,
     }
 }

@@ -7,6 +7,7 @@ use std::iter::{Peekable, Rev};
 use super::queue::Queue;
 use super::rank::Rank;
 use super::{Lane, Mempool, Slot};
+use crate::amount::Credits;
 use crate::transaction::VerifiedTransaction;
 
 /// Iterator over one lane; each step costs the logarithm of what was taken and of the pool.
@@ -17,6 +18,7 @@ use crate::transaction::VerifiedTransaction;
 pub struct Candidates<'a> {
     queues: &'a BTreeMap<Slot, Queue>,
     lane: Lane,
+    base_fee: Credits,
     heads: Peekable<Rev<btree_map::Iter<'a, Rank, Slot>>>,
     /// Successors of what was taken.
     followers: BinaryHeap<(Rank, Slot, u64)>,
@@ -33,6 +35,7 @@ impl<'a> Candidates<'a> {
         Self {
             queues: &pool.queues,
             lane,
+            base_fee: pool.base_fee,
             heads: heads.iter().rev().peekable(),
             followers: BinaryHeap::new(),
             last: None,
@@ -48,7 +51,8 @@ impl<'a> Candidates<'a> {
         let Some((slot, nonce)) = self.last.take() else { return };
         let next = nonce.saturating_add(1);
         let Some(entry) = self.queues.get(&slot).and_then(|queue| queue.get(next)) else { return };
-        if entry.stamped == (self.lane == Lane::Stamped) {
+        let is_affordable = entry.stamped || entry.base_fee_max >= self.base_fee;
+        if is_affordable && entry.stamped == (self.lane == Lane::Stamped) {
             self.followers.push((entry.rank, slot, next));
         }
     }

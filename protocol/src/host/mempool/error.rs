@@ -87,6 +87,7 @@ pub const fn rejected_code(rejection: &Rejection) -> &'static str {
         Rejection::WrongPhase(_) => "wrong_phase",
         Rejection::Document(_) => "bad_document",
         Rejection::Mismatch(_) => "mismatch",
+        Rejection::FeeTooLow { .. } => "fee_too_low",
         Rejection::Overflow => "overflow",
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! queues   (account, key) -> nonce -> transaction
 //! ready    heads that are at their turn, by rank        (what a proposer tries first)
+//! too_dear heads whose limit the base fee has passed    (what comes back when it falls)
 //! tails    last nonces, by standing                     (what is evicted first)
 //! arrivals number of arrival -> place                   (what expires first)
 //! pledged  purse -> cost of everything pending          (nobody fills the pool on credit)
@@ -28,12 +29,12 @@ mod rank;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 pub use candidates::Candidates;
 pub use error::{MempoolError, rejected_code};
 
-use crate::amount::Height;
+use crate::amount::{Credits, Height};
 use crate::ids::{AccountId, TransactionHash};
 use crate::keys::PublicKey;
 use crate::ledger::Rejection;
@@ -60,8 +61,8 @@ pub enum Lane {
 
 impl Lane {
     /// The lane of a transaction.
-    pub const fn of(_transaction: &VerifiedTransaction) -> Self {
-        Self::Paying
+    pub const fn of(transaction: &VerifiedTransaction) -> Self {
+        if transaction.transaction().stamp.is_some() { Self::Stamped } else { Self::Paying }
     }
 }
 
@@ -108,11 +109,16 @@ pub struct Spent {
 pub struct Mempool {
     bounds: Bounds,
     height: Height,
+    base_fee: Credits,
     next_arrival: u64,
     queues: BTreeMap<Slot, Queue>,
     by_hash: BTreeMap<TransactionHash, Place>,
     ready: BTreeMap<Rank, Slot>,
     ready_stamped: BTreeMap<Rank, Slot>,
+    /// Paying heads by the highest base fee that each may be charged: those in `ready`, and those
+    /// for which the base fee is too high now.
+    affordable: BTreeSet<(Credits, Slot)>,
+    too_dear: BTreeSet<(Credits, Slot)>,
     tails: BTreeMap<Standing, Slot>,
     arrivals: BTreeMap<u64, Place>,
     pledged: BTreeMap<Purse, u128>,
@@ -129,9 +135,10 @@ struct Admitted {
 }
 
 impl Mempool {
-    /// An empty pool after the block at `height`.
-    pub fn new(bounds: Bounds, height: Height) -> Self {
-        Self { bounds, height, ..Self::default() }
+    /// An empty pool; `state` is the state after the last block.
+    pub fn new(bounds: Bounds, state: &State<'_>) -> Self {
+        let clock = state.clock();
+        Self { bounds, height: clock.height, base_fee: clock.base_fee, ..Self::default() }
     }
 
     /// Whether nothing is pending.
@@ -222,7 +229,7 @@ impl Mempool {
         if got >= expected.saturating_add(ahead) {
             return Err(MempoolError::TooFarAhead { got, expected });
         }
-        let charges = admission::charges(state, &transaction)?;
+        let charges = admission::charges(state, self.base_fee, &transaction)?;
         let rank = Rank::new(&transaction, self.next_arrival);
         let lane = Lane::of(&transaction);
         let old = queue.and_then(|queue| queue.get(got));
@@ -232,12 +239,13 @@ impl Mempool {
         self.check_pledges(state, &charges, old)?;
         let weight = transaction.size().saturating_add(limits::MEMPOOL_ENTRY_BYTES);
         let entry = Entry {
-            transaction,
             rank,
             since: self.height,
             charges,
+            base_fee_max: admission::base_fee_max(&transaction),
             stamped: lane == Lane::Stamped,
             weight,
+            transaction,
         };
         let runs = got <= queue.map_or(expected, Queue::run_end);
         let victims = self.make_room((slot, got), &entry, runs, old)?;
@@ -257,7 +265,7 @@ impl Mempool {
             let have = purse.holds(state);
             if need > u128::from(have.micro()) {
                 let need = u64::try_from(need).unwrap_or(u64::MAX);
-                let need = crate::amount::Credits::from_micro(need);
+                let need = Credits::from_micro(need);
                 return Err(MempoolError::Unfunded { have, need });
             }
         }
@@ -328,14 +336,12 @@ impl Mempool {
     }
 
     /// Moves on after a block: `spent` are its transactions, `state` is the state after it.
-    /// Looks at the queues of `spent` and at what expires, at nothing else.
-    pub fn applied(
-        &mut self,
-        height: Height,
-        spent: impl IntoIterator<Item = Spent>,
-        state: &State<'_>,
-    ) {
-        self.height = height;
+    /// Looks at the queues of `spent`, at what expires and at what the new base fee makes too
+    /// dear or affordable, at nothing else.
+    pub fn applied(&mut self, spent: impl IntoIterator<Item = Spent>, state: &State<'_>) {
+        let clock = state.clock();
+        self.height = clock.height;
+        self.move_base_fee(clock.base_fee);
         let mut touched = BTreeMap::new();
         for Spent { account, key, nonce } in spent {
             let next: &mut u64 = touched.entry((account, *key.as_bytes())).or_default();
@@ -349,7 +355,7 @@ impl Mempool {
             let place = *place;
             let since = self.queues.get(&place.0).and_then(|queue| queue.get(place.1));
             let expires = since.map_or(Height::ZERO, |e| e.since.plus(self.bounds.expiry_blocks));
-            if expires > height {
+            if expires > self.height {
                 break;
             }
             self.take(&place);
@@ -360,6 +366,21 @@ impl Mempool {
     pub fn remove(&mut self, hash: &TransactionHash) {
         if let Some(place) = self.by_hash.get(hash).copied() {
             self.take(&place);
+        }
+    }
+
+    /// Heads that the base fee has passed in either direction change sides.
+    fn move_base_fee(&mut self, base_fee: Credits) {
+        self.base_fee = base_fee;
+        let mut passed = Vec::new();
+        let too_dear = self.affordable.iter().take_while(|(most, _)| *most < base_fee);
+        passed.extend(too_dear.map(|(_, slot)| *slot));
+        let affordable = self.too_dear.iter().rev().take_while(|(most, _)| *most >= base_fee);
+        passed.extend(affordable.map(|(_, slot)| *slot));
+        for slot in passed {
+            if let Some(queue) = self.unlist(&slot) {
+                self.list(slot, queue);
+            }
         }
     }
 
@@ -442,6 +463,8 @@ impl Mempool {
         if let Some(head) = queue.head() {
             self.ready.remove(&head.rank);
             self.ready_stamped.remove(&head.rank);
+            self.affordable.remove(&(head.base_fee_max, *slot));
+            self.too_dear.remove(&(head.base_fee_max, *slot));
         }
         if let Some((nonce, tail)) = queue.tail() {
             self.tails.remove(&queue.standing(nonce, tail));
@@ -452,8 +475,14 @@ impl Mempool {
     /// Puts a queue back, unless it is empty.
     fn list(&mut self, slot: Slot, queue: Queue) {
         if let Some(head) = queue.head() {
-            let ready = if head.stamped { &mut self.ready_stamped } else { &mut self.ready };
-            ready.insert(head.rank, slot);
+            if head.stamped {
+                self.ready_stamped.insert(head.rank, slot);
+            } else if head.base_fee_max >= self.base_fee {
+                self.ready.insert(head.rank, slot);
+                self.affordable.insert((head.base_fee_max, slot));
+            } else {
+                self.too_dear.insert((head.base_fee_max, slot));
+            }
         }
         if let Some((nonce, tail)) = queue.tail().filter(|_| queue.pays()) {
             self.tails.insert(queue.standing(nonce, tail), slot);

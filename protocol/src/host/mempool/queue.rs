@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::admission::Charges;
 use super::rank::{Rank, Standing};
-use crate::amount::Height;
+use crate::amount::{Credits, Height};
 use crate::transaction::VerifiedTransaction;
 
 /// A pending transaction.
@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) rank: Rank,
     pub(super) since: Height,
     pub(super) charges: Charges,
+    /// Highest base fee per byte that it may be charged.
+    pub(super) base_fee_max: Credits,
     /// Pays with work: in the newcomers' lane.
     pub(super) stamped: bool,
     /// Bytes that it counts for.

@@ -6,8 +6,8 @@ use super::*;
 use crate::amount::{Credits, PPM};
 use crate::ids::{ChainId, ContentHash, NodeId};
 use crate::keys::SecretKey;
-use crate::ledger::entries::Account;
-use crate::ledger::genesis::LedgerParameters;
+use crate::ledger::entries::{Account, Clock};
+use crate::ledger::parameters::LedgerParameters;
 use crate::store::MemoryState;
 use crate::transaction::{Payload, Transaction};
 
@@ -44,10 +44,17 @@ fn transaction(
         key: key.public(),
         nonce,
         tip: Credits::from_micro(tip),
+        fee_max: Credits::from_micro(fee_max(tip, moved)),
+        stamp: None,
         fee_payer: None,
         payload,
     };
     SignedTransaction::sign(transaction, &key).verify(&CHAIN).expect("just signed")
+}
+
+/// Some transactions stop being affordable when the base fee rises.
+const fn fee_max(tip: u64, moved: u64) -> u64 {
+    if moved.is_multiple_of(3) { tip + 20 * 200 } else { 1_000_000 }
 }
 
 struct World {
@@ -59,6 +66,7 @@ impl World {
         let empty = MemoryState::default();
         let mut state = State::new(&empty);
         state.put_parameters(&LedgerParameters::default());
+        state.put_clock(&Clock { base_fee: Credits::from_micro(10), ..Clock::default() });
         for (index, balance) in balances.into_iter().enumerate() {
             let account = Account { balance: Credits::from_micro(balance), ..Account::default() };
             state.put_account(&key(index).public().account_id(), &account);
@@ -71,6 +79,20 @@ impl World {
 
     fn balance(&self, index: usize) -> u64 {
         State::new(&self.state).account(&key(index).public().account_id()).balance.micro()
+    }
+
+    fn base_fee(&self) -> u64 {
+        State::new(&self.state).clock().base_fee.micro()
+    }
+
+    fn turn_clock(&mut self, base_fee: u64) {
+        let mut state = State::new(&self.state);
+        let mut clock = state.clock();
+        clock.height = clock.height.plus(1);
+        clock.base_fee = Credits::from_micro(base_fee);
+        state.put_clock(&clock);
+        let changes = state.into_changes();
+        self.state.apply(&changes);
     }
 
     /// Applies a transaction as the ledger would: the nonce, and its cost gone.
@@ -103,6 +125,14 @@ impl Known {
         self.transaction.size() as u128
     }
 
+    fn fee(&self, base_fee: u64) -> u64 {
+        base_fee * self.transaction.size() as u64 + self.tip
+    }
+
+    fn fee_max(&self) -> u64 {
+        self.transaction.transaction().fee_max.micro()
+    }
+
     fn weight(&self) -> usize {
         self.transaction.size() + limits::MEMPOOL_ENTRY_BYTES
     }
@@ -119,6 +149,7 @@ impl Known {
 struct Model {
     bounds: Bounds,
     height: u64,
+    base_fee: u64,
     arrivals: u64,
     expected: [u64; ACCOUNTS],
     list: Vec<Known>,
@@ -154,10 +185,13 @@ impl Model {
             account,
             nonce,
             tip,
-            cost: 10 * new.size() as u64 + tip + moved,
+            cost: self.base_fee * new.size() as u64 + tip + moved,
             arrival: self.arrivals,
             since: self.height,
         };
+        if self.base_fee * new.size() as u64 + tip > inner.fee_max.micro() {
+            return "fee_too_low";
+        }
         if let Some(old) = self.find(account, nonce) {
             let least = old.tip + old.tip.div_ceil(10).max(new.size() as u64);
             let same_rate = u128::from(tip) * old.size() == u128::from(old.tip) * known.size();
@@ -208,7 +242,9 @@ impl Model {
         let mut next = self.expected;
         let mut order = Vec::new();
         loop {
-            let heads = (0..ACCOUNTS).filter_map(|a| self.find(a, next[a]));
+            let heads = (0..ACCOUNTS)
+                .filter_map(|a| self.find(a, next[a]))
+                .filter(|head| head.fee(self.base_fee) <= head.fee_max());
             let best = heads.reduce(|a, b| if b.is_better(a) { b } else { a });
             let Some(best) = best else { return order };
             next[best.account] += 1;
@@ -219,6 +255,7 @@ impl Model {
     /// One block with these transactions, whose costs are gone from the world.
     fn applied(&mut self, world: &World, spent: &[(usize, u64)]) {
         self.height += 1;
+        self.base_fee = world.base_fee();
         for (account, nonce) in spent {
             self.expected[*account] = nonce + 1;
             self.list.retain(|k| k.account != *account || k.nonce > *nonce);
@@ -251,6 +288,7 @@ enum Step {
     Block {
         takes: usize,
         extra_cost: u64,
+        base_fee: u64,
     },
     /// The best candidate was refused at its turn.
     Refuse,
@@ -265,8 +303,8 @@ fn steps() -> impl Strategy<Value = Step> {
                 account, ahead, tip, moved: moved + 1, padding
             }
         ),
-        1 => (0..6_usize, prop_oneof![2 => Just(0_u64), 1 => 0..60_000_u64])
-            .prop_map(|(takes, extra_cost)| Step::Block { takes, extra_cost }),
+        1 => (0..6_usize, prop_oneof![2 => Just(0_u64), 1 => 0..60_000_u64], 10..30_u64)
+            .prop_map(|(takes, extra_cost, base_fee)| Step::Block { takes, extra_cost, base_fee }),
         1 => Just(Step::Refuse),
     ]
 }
@@ -299,9 +337,9 @@ proptest! {
             per_key: 8,
             expiry_blocks: 5,
         };
-        let mut pool = Mempool::new(bounds, Height::ZERO);
+        let mut pool = Mempool::new(bounds, &State::new(&world.state));
         let mut model =
-            Model { bounds, height: 0, arrivals: 0, expected: [0; ACCOUNTS], list: Vec::new() };
+            Model { bounds, height: 0, base_fee: 10, arrivals: 0, expected: [0; ACCOUNTS], list: Vec::new() };
         for step in script {
             match step {
                 Step::Insert { account, ahead, tip, moved, padding } => {
@@ -311,7 +349,7 @@ proptest! {
                     let code = got.as_ref().map_or_else(MempoolError::code, |_| "accepted");
                     prop_assert_eq!(code, model.insert(&world, account, &new), "{:?}", got);
                 }
-                Step::Block { takes, extra_cost } => {
+                Step::Block { takes, extra_cost, base_fee } => {
                     let order: Vec<_> = model.order().into_iter().take(takes).collect();
                     let mut spent = Vec::new();
                     for hash in order {
@@ -320,13 +358,13 @@ proptest! {
                         world.spend(known.account, known.cost + extra_cost);
                         spent.push((known.account, known.nonce));
                     }
+                    world.turn_clock(base_fee);
                     model.applied(&world, &spent);
                     let spent = spent.into_iter().map(|(account, nonce)| {
                         let key = key(account).public();
                         Spent { account: key.account_id(), key, nonce }
                     });
-                    let height = pool.height.plus(1);
-                    pool.applied(height, spent, &State::new(&world.state));
+                    pool.applied(spent, &State::new(&world.state));
                 }
                 Step::Refuse => {
                     if let Some(hash) = model.order().first() {
@@ -343,7 +381,7 @@ proptest! {
 #[test]
 fn a_foreign_key_cannot_spend_an_accounts_share() {
     let world = World::new([PPM; ACCOUNTS]);
-    let mut pool = Mempool::default();
+    let mut pool = Mempool::new(Bounds::default(), &State::new(&world.state));
     let mut stolen = transaction(0, 0, 0, 1, 0).transaction().clone();
     stolen.key = key(1).public();
     let stolen = SignedTransaction::sign(stolen, &key(1)).verify(&CHAIN).expect("signed");
@@ -355,7 +393,7 @@ fn a_foreign_key_cannot_spend_an_accounts_share() {
 #[test]
 fn what_was_passed_over_is_not_followed() {
     let world = World::new([PPM; ACCOUNTS]);
-    let mut pool = Mempool::default();
+    let mut pool = Mempool::new(Bounds::default(), &State::new(&world.state));
     for (account, nonce, tip) in [(0, 0, 900), (0, 1, 9_000), (1, 0, 500)] {
         let state = State::new(&world.state);
         pool.insert(&state, transaction(account, nonce, tip, 1, 0)).expect("room");
