@@ -19,8 +19,19 @@ pub const NAME_SHOWN_MAX: usize = 80;
 pub const VALIDATORS_MAX: usize = 100;
 /// Pending transactions of one (account, key) in a mempool.
 pub const MEMPOOL_PER_KEY_MAX: usize = 64;
-/// All pending transactions in a mempool.
-pub const MEMPOOL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// All paying transactions in a mempool: 100,000 transfers, which is what a chain at full speed
+/// takes in half a minute.
+pub const MEMPOOL_BYTES_MAX: usize = 72 * 1024 * 1024;
+/// All stamped transactions in a mempool: what the lane takes in some hundred blocks.
+pub const MEMPOOL_STAMPED_BYTES_MAX: usize = 1024 * 1024;
+/// Pending transactions of one account: sixteen of the largest, or 64 small ones of several keys.
+pub const MEMPOOL_PER_ACCOUNT_BYTES_MAX: usize = 272 * 1024;
+/// What a pending transaction counts for besides its encoded bytes: its decoded form and its
+/// places in the pool's orders.
+pub const MEMPOOL_ENTRY_BYTES: usize = 512;
+/// Blocks after which a pending transaction is dropped: some minutes at full speed, hours on an
+/// idle chain.
+pub const MEMPOOL_EXPIRY_BLOCKS: u64 = 4_096;
 /// Consensus gossip message: a block and its envelope.
 pub const CONSENSUS_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bodies kept for one (height, round): an equivocating proposer costs at most this many.

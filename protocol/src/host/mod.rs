@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use mempool::{Mempool, MempoolError};
+pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent, rejected_code};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
@@ -25,6 +25,7 @@ use crate::ledger::{
 };
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
+use crate::transaction::SignedTransaction;
 
 /// The end of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,10 @@ impl Refused {
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
 
+/// Transactions that do not fit what is left of a block and are passed over before it counts as
+/// full: however much is pending, a full block costs no more looks than this.
+const MISFITS_MAX: usize = 16;
+
 /// What a decision makes durable: first the block, then the state.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -98,6 +103,8 @@ pub struct Decision {
     pub decided: DecidedBlock,
     /// For the state.
     pub changes: StateChanges,
+    /// What the mempool has to forget.
+    pub spent: Vec<Spent>,
 }
 
 /// How a block comes to be checked.
@@ -166,14 +173,15 @@ pub struct Host {
 impl Host {
     /// A host at `tip`; `state` is the state after it.
     pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
+        let state = State::new(state);
         Self {
             chain,
-            sets: Sets::of(&State::new(state)),
+            sets: Sets::of(&state),
+            mempool: Mempool::new(Bounds::default(), &state),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
             snapshot: None,
-            mempool: Mempool::default(),
         }
     }
 
@@ -222,7 +230,7 @@ impl Host {
 
     /// Whether a block should be built at once rather than wait for transactions.
     pub fn wants_block(&self, state: &dyn StateReader) -> bool {
-        self.mempool.has_ready(&State::new(state))
+        self.mempool.has_ready()
             || !self.evidence.is_empty()
             || ledger::rounds::wants_block(&State::new(state))
     }
@@ -291,22 +299,43 @@ impl Host {
         let evidence = self.choose_evidence(&mut open);
         let mut transactions = Vec::new();
         let mut refused = Vec::new();
-        for candidate in self.mempool.in_order() {
-            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX {
-                break;
-            }
-            match open.add(candidate) {
-                Ok(()) => transactions.push(candidate.signed().clone()),
-                // A gap in the nonces can still be filled, a full block is not its fault.
-                Err(NotAdded::Rejected(Rejection::Nonce { got, expected })) if got > expected => {}
-                Err(NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. })) => {}
-                Err(NotAdded::Rejected(_)) => refused.push(candidate.hash()),
-            }
+        for lane in [Lane::Stamped, Lane::Paying] {
+            self.fill(&mut open, lane, &mut transactions, &mut refused);
         }
         header.transactions = Block::contents_root(&transactions, &evidence);
         let applied = open.finish()?;
         let block = Block { header, transactions, parent_certificate, evidence };
         Ok(Assembled { block, applied, refused })
+    }
+
+    /// Adds what is pending in a lane, best first, until the block or its lane is full.
+    fn fill(
+        &self,
+        open: &mut OpenBlock<'_>,
+        lane: Lane,
+        transactions: &mut Vec<SignedTransaction>,
+        refused: &mut Vec<TransactionHash>,
+    ) {
+        let mut misfits = 0_usize;
+        let mut candidates = self.mempool.candidates(lane);
+        while let Some(candidate) = candidates.next() {
+            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
+                break;
+            }
+            match open.add(candidate) {
+                Ok(()) => transactions.push(candidate.signed().clone()),
+                Err(not_added) => {
+                    candidates.pass_over();
+                    match not_added {
+                        // A full block is not its fault, and the base fee can fall again.
+                        NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. }) => {
+                            misfits = misfits.saturating_add(1);
+                        }
+                        NotAdded::Rejected(_) => refused.push(candidate.hash()),
+                    }
+                }
+            }
+        }
     }
 
     fn choose_evidence(&self, open: &mut OpenBlock<'_>) -> Vec<Evidence> {
@@ -435,7 +464,13 @@ impl Host {
             Some(changes) => changes.clone(),
             None => self.check_block(state, block, Standing::Decided)?.changes,
         };
-        Ok(Decision { height: certificate.height, block: hash, changes, decided })
+        let spent = block
+            .transactions
+            .iter()
+            .map(|signed| &signed.transaction)
+            .map(|t| Spent { account: t.account, key: t.key, nonce: t.nonce })
+            .collect();
+        Ok(Decision { height: certificate.height, block: hash, changes, decided, spent })
     }
 
     /// Moves on after a decision has become durable. `state` is the state after it.
@@ -450,7 +485,7 @@ impl Host {
         let after = State::new(state);
         self.sets = Sets::of(&after);
         self.checked.clear();
-        self.mempool.retain_valid(&after);
+        self.mempool.applied(decision.spent.iter().copied(), &after);
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
     }
