@@ -4,10 +4,8 @@ use thiserror::Error;
 
 use crate::amount::{Credits, Height, TimestampMs};
 use crate::block::{Evidence, Header};
-use crate::codec;
 use crate::consensus::CommitCertificate;
-use crate::ids::{AccountId, ChainId, TransactionHash, derive};
-use crate::keys::Namespace;
+use crate::ids::{AccountId, ChainId, TransactionHash};
 use crate::ledger::fees::{BlockBudget, Signer};
 use crate::ledger::state::State;
 use crate::ledger::{
@@ -71,6 +69,12 @@ pub enum Rejection {
         /// Base fee and tip now.
         need: Credits,
     },
+    /// Possible later.
+    #[error("too early: {0}")]
+    TooEarly(&'static str),
+    /// The node signed two blocks for one place.
+    #[error("the node is out for ever: it signed two blocks for one place")]
+    Tombstoned,
     /// Amounts too large to add.
     #[error("amounts overflow")]
     Overflow,
@@ -181,7 +185,7 @@ impl<'a> OpenBlock<'a> {
     /// Applies evidence; nothing of it takes effect when it is refused.
     pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
         let mut child = self.state.child();
-        apply_evidence(&mut child, &self.chain, evidence)?;
+        staking::apply_evidence(&mut child, &self.chain, evidence)?;
         let changes = child.into_changes();
         self.state.absorb(changes);
         Ok(())
@@ -358,62 +362,4 @@ fn dispatch(
         }
         _ => Err(Rejection::NotAuthorized),
     }
-}
-
-/// Whether evidence would be accepted on top of `base`.
-pub fn check_evidence(
-    base: &dyn StateReader,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    apply_evidence(&mut State::new(base), chain, evidence)
-}
-
-/// Checks evidence and burns part of the culprit's stake. The voting power stays: the
-/// validator set is fixed in this version.
-fn apply_evidence(
-    state: &mut State<'_>,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    let Evidence::DoubleVote { first: (a, a_signature), second: (b, b_signature) } = evidence;
-    let same_slot =
-        (a.validator, a.height, a.round, a.kind) == (b.validator, b.height, b.round, b.kind);
-    if !same_slot || a.block == b.block {
-        return Err(BlockError::Evidence("the votes do not contradict each other"));
-    }
-    if a.block > b.block {
-        return Err(BlockError::Evidence("the votes are not in ascending order"));
-    }
-    let validators = state.validators();
-    let validator =
-        validators.get(&a.validator).ok_or(BlockError::Evidence("the voter is not a validator"))?;
-    for (vote, signature) in [(a, a_signature), (b, b_signature)] {
-        validator
-            .key
-            .verify(Namespace::Vote, chain, &codec::encode(vote), signature)
-            .map_err(|_| BlockError::Evidence("a signature does not verify"))?;
-    }
-    let slot = derive(
-        "ayni 2026 double vote slot v1",
-        &[
-            a.validator.as_bytes(),
-            &a.height.get().to_le_bytes(),
-            &a.round.to_le_bytes(),
-            &[u8::from(a.kind == crate::consensus::VoteKind::Precommit)],
-        ],
-    );
-    if !state.remember_evidence(&slot) {
-        return Err(BlockError::Evidence("already known"));
-    }
-    if let Some(mut node) = state.node_of_validator(&a.validator) {
-        let slash = node.stake.ppm(state.parameters().double_vote_slash_ppm);
-        node.stake = node.stake.checked_sub(slash).unwrap_or(Credits::ZERO);
-        state.put_node(&node);
-        state.burn(slash).map_err(BlockError::End)?;
-    }
-    let mut registry = state.registry();
-    registry.double_signs = registry.double_signs.saturating_add(1);
-    state.put_registry(&registry);
-    Ok(())
 }

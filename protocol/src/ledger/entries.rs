@@ -1,5 +1,7 @@
 //! What the state holds under each key. All canonical; golden hashes pin them.
 
+pub mod staking;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height, TimestampMs};

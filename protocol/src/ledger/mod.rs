@@ -26,6 +26,6 @@ pub mod staking;
 pub mod state;
 
 pub use apply::{
-    AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, apply_block, check_evidence,
-    try_transaction,
+    AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, apply_block, try_transaction,
 };
+pub use staking::check_evidence;

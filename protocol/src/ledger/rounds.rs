@@ -388,9 +388,11 @@ fn freeze(state: &State<'_>, round: &mut Round) {
     round.attestors = state
         .nodes()
         .iter()
-        .filter(|n| n.capabilities.merges && n.stake > Credits::ZERO)
+        .filter(|n| n.capabilities.merges)
+        .map(|n| (n, state.eligible_stake(n)))
+        .filter(|(_, stake)| *stake > Credits::ZERO)
         .take(limits::VALIDATORS_MAX)
-        .map(|n| Attestor { node: n.keys.node.node_id(), stake: n.stake, attested: None })
+        .map(|(n, stake)| Attestor { node: n.keys.node.node_id(), stake, attested: None })
         .collect();
     round.datasets = state
         .registry()

@@ -30,8 +30,6 @@ pub mod prefix {
     pub const CONTRIBUTION: &[u8] = b"x/";
     /// Datasets.
     pub const DATASET: &[u8] = b"d/";
-    /// Evidence already acted on.
-    pub const EVIDENCE: &[u8] = b"e/";
     /// Where the chain stands.
     pub const CLOCK: &[u8] = b"clock";
     /// Totals of the credits.
@@ -40,6 +38,8 @@ pub mod prefix {
     pub const REGISTRY: &[u8] = b"registry";
     /// The governed parameters.
     pub const PARAMETERS: &[u8] = b"parameters";
+    /// Validators of the state's height: they sign the certificate in the next block.
+    pub const VALIDATORS_BEFORE: &[u8] = b"validators/before";
     /// Validators of the height after the state's.
     pub const VALIDATORS: &[u8] = b"validators/next";
     /// Validators of the height after that one.
@@ -206,16 +206,6 @@ impl<'a> State<'a> {
         self.write(key(prefix::DATASET, &[dataset.manifest.as_bytes()]), dataset);
     }
 
-    /// Remembers evidence; false if it was known.
-    pub fn remember_evidence(&mut self, id: &[u8; 32]) -> bool {
-        let at = key(prefix::EVIDENCE, &[id]);
-        if self.0.get(&at).is_some() {
-            return false;
-        }
-        self.0.put(at, Vec::new());
-        true
-    }
-
     /// Where the chain stands.
     pub fn clock(&self) -> Clock {
         self.read(prefix::CLOCK).expect("the genesis wrote the clock")
@@ -256,6 +246,11 @@ impl<'a> State<'a> {
         self.write(prefix::PARAMETERS.to_vec(), parameters);
     }
 
+    /// Validators of the state's own height: they certified its block.
+    pub fn validators_before(&self) -> ValidatorSet {
+        self.read(prefix::VALIDATORS_BEFORE).expect("the genesis wrote the validators")
+    }
+
     /// Validators of the height after the state's.
     pub fn validators(&self) -> ValidatorSet {
         self.read(prefix::VALIDATORS).expect("the genesis wrote the validators")
@@ -268,8 +263,11 @@ impl<'a> State<'a> {
 
     /// Moves the sets on by a height: `latest` follows from the state as it is now.
     pub fn turn_validators(&mut self, latest: &ValidatorSet) {
-        let next = self.validators_after();
-        if next != self.validators() {
+        let (now, next) = (self.validators(), self.validators_after());
+        if now != self.validators_before() {
+            self.write(prefix::VALIDATORS_BEFORE.to_vec(), &now);
+        }
+        if next != now {
             self.write(prefix::VALIDATORS.to_vec(), &next);
         }
         if *latest != next {
@@ -279,6 +277,7 @@ impl<'a> State<'a> {
 
     /// Stores the set of the genesis for the first two heights.
     pub fn put_first_validators(&mut self, validators: &ValidatorSet) {
+        self.write(prefix::VALIDATORS_BEFORE.to_vec(), validators);
         self.write(prefix::VALIDATORS.to_vec(), validators);
         self.write(prefix::VALIDATORS_AFTER.to_vec(), validators);
     }
