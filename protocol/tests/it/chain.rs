@@ -89,7 +89,7 @@ pub(crate) struct TestChain {
     pub(crate) genesis: Genesis,
     /// Secrets of the nodes of the genesis, and of those that joined since.
     pub(crate) nodes: Vec<NodeSecrets>,
-    /// Nodes that sign no certificates.
+    /// Nodes that sign no certificates, unless there is no quorum without them.
     pub(crate) silent: Vec<usize>,
     now: u64,
 }
@@ -180,13 +180,23 @@ impl TestChain {
         (0..self.nodes.len()).filter(|i| set.get(&key(i)).is_some()).collect()
     }
 
+    fn signers(&self) -> Vec<usize> {
+        let all = self.in_charge();
+        let awake: Vec<usize> = all.iter().copied().filter(|i| !self.silent.contains(i)).collect();
+        let set = self.host.validators();
+        let power = |i: &usize| {
+            let id = self.nodes[*i].consensus.public().validator_id();
+            set.get(&id).expect("in charge").power.get()
+        };
+        if set.is_quorum(awake.iter().map(power).sum()) { awake } else { all }
+    }
+
     /// Signs a certificate with all validators that are not silent.
     pub(crate) fn certify(&self, block: &Block) -> CommitCertificate {
         let (height, hash) = (block.header.height, block.header.hash());
         let mut signatures: Vec<CommitSignature> = self
-            .in_charge()
+            .signers()
             .into_iter()
-            .filter(|i| !self.silent.contains(i))
             .map(|i| {
                 let secrets = &self.nodes[i];
                 let validator = secrets.consensus.public().validator_id();

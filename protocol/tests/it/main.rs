@@ -5,3 +5,4 @@ mod conservation;
 mod golden;
 mod hostile;
 mod rounds;
+mod staking;

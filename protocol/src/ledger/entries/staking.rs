@@ -106,6 +106,9 @@ pub struct Delegation {
     pub shares: u128,
     /// The pool's rewards of one share when they were last paid out.
     pub reward_per_share: u128,
+    /// What the last payment rounded off, in micro-credits times 2^64: claiming often costs
+    /// nothing.
+    pub fraction: u64,
     /// Numbers of its open unbondings.
     pub unbonding: Vec<u64>,
     /// Numbers of the redelegations that brought shares here and still answer for another node.
@@ -113,7 +116,7 @@ pub struct Delegation {
 }
 
 impl Canonical for Delegation {
-    const BYTES_MAX: usize = 128 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
+    const BYTES_MAX: usize = 144 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
 }
 
 impl Delegation {
@@ -124,6 +127,7 @@ impl Delegation {
             node,
             shares: 0,
             reward_per_share: 0,
+            fraction: 0,
             unbonding: Vec::new(),
             moved_in: Vec::new(),
         }
