@@ -38,8 +38,8 @@ pub mod prefix {
     pub const REGISTRY: &[u8] = b"registry";
     /// The governed parameters.
     pub const PARAMETERS: &[u8] = b"parameters";
-    /// Validators of the state's height: they sign the certificate in the next block.
-    pub const VALIDATORS_BEFORE: &[u8] = b"validators/before";
+    /// Validators of the state's own height.
+    pub const VALIDATORS_TIP: &[u8] = b"validators/tip";
     /// Validators of the height after the state's.
     pub const VALIDATORS: &[u8] = b"validators/next";
     /// Validators of the height after that one.
@@ -247,8 +247,8 @@ impl<'a> State<'a> {
     }
 
     /// Validators of the state's own height: they certified its block.
-    pub fn validators_before(&self) -> ValidatorSet {
-        self.read(prefix::VALIDATORS_BEFORE).expect("the genesis wrote the validators")
+    pub fn validators_of_tip(&self) -> ValidatorSet {
+        self.read(prefix::VALIDATORS_TIP).expect("the genesis wrote the validators")
     }
 
     /// Validators of the height after the state's.
@@ -263,23 +263,25 @@ impl<'a> State<'a> {
 
     /// Moves the sets on by a height: `latest` follows from the state as it is now.
     pub fn turn_validators(&mut self, latest: &ValidatorSet) {
-        let (now, next) = (self.validators(), self.validators_after());
-        if now != self.validators_before() {
-            self.write(prefix::VALIDATORS_BEFORE.to_vec(), &now);
-        }
-        if next != now {
-            self.write(prefix::VALIDATORS.to_vec(), &next);
-        }
-        if *latest != next {
-            self.write(prefix::VALIDATORS_AFTER.to_vec(), latest);
+        let (tip, next, after) =
+            (self.validators_of_tip(), self.validators(), self.validators_after());
+        let turned = [
+            (prefix::VALIDATORS_TIP, tip, &next),
+            (prefix::VALIDATORS, next.clone(), &after),
+            (prefix::VALIDATORS_AFTER, after.clone(), latest),
+        ];
+        for (at, old, new) in turned {
+            if old != *new {
+                self.write(at.to_vec(), new);
+            }
         }
     }
 
-    /// Stores the set of the genesis for the first two heights.
+    /// Stores the set of the genesis, which is that of the first two heights.
     pub fn put_first_validators(&mut self, validators: &ValidatorSet) {
-        self.write(prefix::VALIDATORS_BEFORE.to_vec(), validators);
-        self.write(prefix::VALIDATORS.to_vec(), validators);
-        self.write(prefix::VALIDATORS_AFTER.to_vec(), validators);
+        for at in [prefix::VALIDATORS_TIP, prefix::VALIDATORS, prefix::VALIDATORS_AFTER] {
+            self.write(at.to_vec(), validators);
+        }
     }
 
     /// Whether anything under `prefix` was written since this state was opened.

@@ -96,11 +96,12 @@ pub(crate) struct TestChain {
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        Self::with(genesis(count), count)
+        Self::of(genesis(count))
     }
 
-    /// A chain whose first nodes are those of `secrets(0..count)`.
-    pub(crate) fn with(genesis: Genesis, count: u8) -> Self {
+    /// Of a genesis whose nodes are those of [`genesis`] in order.
+    pub(crate) fn of(genesis: Genesis) -> Self {
+        let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -109,12 +110,7 @@ impl TestChain {
             state: root(&state),
         };
         Self {
-            host: Host::new(
-                genesis.chain_id(),
-                tip,
-                genesis.validators().expect("a valid genesis"),
-                &state,
-            ),
+            host: Host::new(genesis.chain_id(), tip, &state),
             state,
             blocks: Vec::new(),
             now: genesis.time.get(),
@@ -217,12 +213,16 @@ impl TestChain {
     }
 
     pub(crate) fn build(&mut self) -> Block {
+        self.try_build().expect("a block")
+    }
+
+    pub(crate) fn try_build(&mut self) -> Result<Block, Refused> {
         self.now += BLOCK_MS;
         let in_charge = self.in_charge();
         let proposer = self.host.height().get() as usize % in_charge.len();
         let NodeSecrets { consensus, vrf, .. } = self.nodes[in_charge[proposer]].clone();
         let keys = ProposerKeys { consensus, vrf };
-        self.host.build(&self.state, TimestampMs::new(self.now), &keys).expect("a block")
+        self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
     /// Builds, decides and applies the next block; credits must be conserved after it.
@@ -258,7 +258,8 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::with(genesis.clone(), count);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain

@@ -39,7 +39,7 @@ fn quick_genesis(count: u8) -> Genesis {
 }
 
 fn chain(count: u8) -> TestChain {
-    TestChain::with(quick_genesis(count), count)
+    TestChain::of(quick_genesis(count))
 }
 
 fn node(chain: &TestChain, index: usize) -> NodeId {
@@ -186,7 +186,7 @@ fn only_the_largest_stakes_have_a_seat() {
     let mut genesis = quick_genesis(4);
     genesis.parameters.validators_active_max = 3;
     genesis.nodes[1].stake = credits(999);
-    let mut chain = TestChain::with(genesis, 4);
+    let mut chain = TestChain::of(genesis);
     assert_eq!(chain.in_charge(), vec![0, 2, 3]);
     act(&mut chain, 1, |c| bond(c, 1, credits(2)));
     chain.steps(2);
@@ -198,7 +198,7 @@ fn only_the_largest_stakes_have_a_seat() {
 fn power_is_capped_per_owner() {
     let mut genesis = quick_genesis(4);
     genesis.nodes[0].stake = credits(5_000);
-    let chain = TestChain::with(genesis, 4);
+    let chain = TestChain::of(genesis);
     let power = |i: usize| {
         let id = chain.nodes[i].consensus.public().validator_id();
         chain.host.validators().get(&id).expect("in charge").power.get()
@@ -244,7 +244,7 @@ fn refusals() {
 fn unbonding_takes_its_time_and_its_blocks() {
     let mut genesis = quick_genesis(4);
     genesis.parameters.unbonding_blocks_min = 50;
-    let mut chain = TestChain::with(genesis, 4);
+    let mut chain = TestChain::of(genesis);
     chain.step();
     act(&mut chain, 0, |c| unbond(c, 0, credits(400)));
     let left_at = chain.host.tip().height;
@@ -265,7 +265,7 @@ fn unbonding_takes_its_time_and_its_blocks() {
 fn commission_changes_once_an_epoch_and_for_the_next() {
     let mut chain = chain(4);
     chain.steps(20);
-    let epoch = chain.view().clock().epoch;
+    let epoch = chain.view().stake_epoch();
     act(&mut chain, 0, |c| commission(c, 0, 100_000));
     let again = chain.try_now(0, commission(&chain, 0, 0));
     assert_eq!(again, Err(Rejection::TooEarly("the commission was set in this epoch")));
@@ -285,8 +285,8 @@ fn stake_is_eligible_after_one_full_epoch() {
     assert_eq!(eligible(&chain, 0), credits(1_000), "of the genesis: at once");
     chain.steps(5);
     act(&mut chain, 0, |c| bond(c, 0, credits(100)));
-    let bonded_in = chain.view().clock().epoch;
-    while chain.view().clock().epoch <= bonded_in + 1 {
+    let bonded_in = chain.view().stake_epoch();
+    while chain.view().stake_epoch() <= bonded_in + 1 {
         assert_eq!(eligible(&chain, 0), credits(1_000));
         chain.step();
     }

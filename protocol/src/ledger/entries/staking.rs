@@ -167,12 +167,16 @@ pub struct Liability {
     pub height: Height,
     /// Chain time of that block.
     pub time: TimestampMs,
+    /// Least chain time of its end, by the parameters of then.
+    pub due: TimestampMs,
+    /// Least height of its end, by the parameters of then.
+    pub due_height: Height,
     /// Where it is.
     pub now: Whereabouts,
 }
 
 impl Canonical for Liability {
-    const BYTES_MAX: usize = 160;
+    const BYTES_MAX: usize = 192;
 }
 
 /// The liabilities' queue: they end in the order in which they began.

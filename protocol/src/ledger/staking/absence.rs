@@ -25,7 +25,7 @@ pub(super) fn count(
     state: &mut State<'_>,
     certificate: &CommitCertificate,
 ) -> Result<(), Rejection> {
-    let in_charge = state.validators_before();
+    let in_charge = state.validators_of_tip();
     let parameters = state.parameters();
     let mut attendance = state.attendance();
     let absent = attend(&mut attendance, &in_charge, certificate, &parameters);

@@ -3,7 +3,9 @@
 use crate::amount::Credits;
 use crate::ids::{AccountId, NodeId};
 use crate::ledger::Rejection;
+use crate::ledger::entries::Clock;
 use crate::ledger::entries::staking::{Commission, Delegation, Liability, Whereabouts};
+use crate::ledger::governance;
 use crate::ledger::staking::pool::Stake;
 use crate::ledger::staking::{rewards, slashing};
 use crate::ledger::state::State;
@@ -38,18 +40,22 @@ fn put_in(
     amount: Credits,
 ) -> Result<u128, Rejection> {
     rewards::settle(state, stake, delegation)?;
-    let shares = stake.deposit(state.clock().epoch, amount)?;
+    let shares = stake.deposit(state.stake_epoch(), amount)?;
     delegation.shares = delegation.shares.checked_add(shares).ok_or(Rejection::Overflow)?;
     Ok(shares)
 }
 
-/// Takes stake off a node; what came by a redelegation that is still open has to stay.
+/// Takes stake off a node; what came by a redelegation that is still open has to stay, and so has
+/// everything while a ballot locks it.
 fn take_out(
     state: &mut State<'_>,
     stake: &mut Stake,
     delegation: &mut Delegation,
     amount: Credits,
 ) -> Result<(), Rejection> {
+    if governance::locked_until(state, &delegation.account).is_some() {
+        return Err(Rejection::TooEarly("a ballot with conviction locks the stake"));
+    }
     rewards::settle(state, stake, delegation)?;
     let bound = delegation.moved_in.iter().fold(0_u128, |sum, number| {
         let moved = match state.liability(*number).map(|l| l.now) {
@@ -59,7 +65,7 @@ fn take_out(
         sum.saturating_add(moved)
     });
     let free = delegation.shares.saturating_sub(bound);
-    let shares = stake.withdraw(state.clock().epoch, amount, free)?;
+    let shares = stake.withdraw(state.stake_epoch(), amount, free)?;
     delegation.shares = delegation.shares.checked_sub(shares).ok_or(Rejection::Overflow)?;
     Ok(())
 }
@@ -96,8 +102,9 @@ pub(in crate::ledger) fn bond_at_genesis(
 }
 
 fn liability(state: &State<'_>, account: &AccountId, node: &NodeId, now: Whereabouts) -> Liability {
-    let clock = state.clock();
-    Liability { account: *account, node: *node, height: clock.height, time: clock.time, now }
+    let Clock { height, time, .. } = state.clock();
+    let (due, due_height) = slashing::due(&state.parameters(), time, height);
+    Liability { account: *account, node: *node, height, time, due, due_height, now }
 }
 
 pub(super) fn unbond(
@@ -161,7 +168,7 @@ pub(super) fn set_commission(
     if u64::from(commission_ppm) > state.parameters().commission_max_ppm {
         return Err(Rejection::Mismatch("the commission (it is above the most)"));
     }
-    let (epoch, old) = (state.clock().epoch, stake.pool.commission);
+    let (epoch, old) = (state.stake_epoch(), stake.pool.commission);
     if old.changed_in >= epoch {
         return Err(Rejection::TooEarly("the commission was set in this epoch"));
     }

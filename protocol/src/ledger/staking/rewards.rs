@@ -111,12 +111,13 @@ pub(in crate::ledger) fn end_epoch(state: &mut State<'_>) -> Result<(), Rejectio
     for row in &rows {
         pay_row(state, &parameters, &pot, row, work)?;
     }
-    let in_charge = state.validators_before();
+    let in_charge = state.validators_of_tip();
     rows.retain(|row| in_charge.get(&row.validator).is_some());
     for row in &mut rows {
         row.work = 0;
     }
     state.put_attendance(&Attendance { rows, work: 0 });
+    state.turn_stake_epoch();
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn pay_row(
     let mut supply = state.supply();
     supply.validators = supply.validators.checked_sub(escrow).ok_or(Rejection::Overflow)?;
     state.put_supply(&supply);
-    let ended = state.clock().previous_epoch.0;
+    let ended = state.stake_epoch();
     let most = u32::try_from(parameters.commission_max_ppm).unwrap_or(u32::MAX);
     let commission = stake.pool.commission.of_epoch(ended).min(most);
     give(&mut stake, reward, commission)?;

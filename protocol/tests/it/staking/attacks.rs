@@ -8,7 +8,7 @@ use super::*;
 fn unbond_then_equivocate(slash_ppm: u64) -> Credits {
     let mut genesis = quick_genesis(4);
     genesis.parameters.double_vote_slash_ppm = slash_ppm;
-    let mut chain = TestChain::with(genesis, 4);
+    let mut chain = TestChain::of(genesis);
     chain.steps(2);
     let start = chain.view().account(&account(&chain, 3)).balance;
     act(&mut chain, 3, |c| unbond(c, 3, credits(1_000)));
@@ -33,7 +33,7 @@ fn leaving_before_the_evidence_saves_nothing() {
 fn run_by_redelegation(slash_ppm: u64) -> Credits {
     let mut genesis = quick_genesis(4);
     genesis.parameters.double_vote_slash_ppm = slash_ppm;
-    let mut chain = TestChain::with(genesis, 4);
+    let mut chain = TestChain::of(genesis);
     chain.steps(2);
     let height = chain.host.tip().height.get();
     act(&mut chain, 3, |c| redelegate(c, 3, 0, credits(1_000)));

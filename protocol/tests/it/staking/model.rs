@@ -80,7 +80,7 @@ fn rewards_are_exact_over_epochs_of_changing_stakes() {
         (7, 2, -561),
     ];
     let mut script = script.into_iter().peekable();
-    let mut epoch = chain.view().clock().epoch;
+    let mut epoch = chain.view().stake_epoch();
     let first = epoch;
     while epoch < first + 10 {
         let index = epoch - first;
@@ -102,7 +102,7 @@ fn rewards_are_exact_over_epochs_of_changing_stakes() {
         let reward = reward_of_node_0_or_none(&chain);
         let before = model.stakes;
         chain.step();
-        let now = chain.view().clock().epoch;
+        let now = chain.view().stake_epoch();
         if now > epoch {
             // Epochs end before the transactions of their first block: no action is sent then.
             assert_eq!(before, model.stakes);

@@ -199,7 +199,7 @@ fn a_node_that_is_absent_again_and_again_has_to_wait() {
     let mut genesis = quick_genesis(4);
     genesis.parameters.jail_ms = 1_000;
     genesis.parameters.unbonding_ms = 2_592_000_000;
-    let mut chain = TestChain::with(genesis, 4);
+    let mut chain = TestChain::of(genesis);
     act(&mut chain, 0, |c| unbond(c, 0, credits(1)));
     chain.silent = vec![3];
     let mut jailed = 0;
