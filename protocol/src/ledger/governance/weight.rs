@@ -5,7 +5,7 @@ use crate::ids::AccountId;
 use crate::ledger::entries::StakeLock;
 use crate::ledger::state::State;
 
-/// Stake with which an account votes: all that it has put on nodes.
+/// Stake with which an account votes: what it has on any node, its own or another's.
 pub fn voting_stake(state: &State<'_>, account: &AccountId) -> Credits {
     state.bonded(account)
 }
