@@ -147,6 +147,9 @@ proptest! {
         }
         // The longest vote and the longest timelock of these changes, and some blocks.
         chain.steps(60);
+        let nodes = chain.view().nodes();
+        let stake: u64 = nodes.iter().map(|n| n.stake.micro()).sum();
+        prop_assert_eq!(chain.view().staked().micro(), stake);
         let proposals = chain.view().proposals(None, usize::MAX);
         prop_assert_eq!(proposals.len() as u64, chain.view().agenda().proposals);
         for proposal in proposals {
