@@ -73,6 +73,31 @@ pub const NODES_MAX: usize = 4_096;
 pub const ACTIVE_RUNS_MAX: usize = 16;
 /// Training rounds in one OpenRounds.
 pub const ROUNDS_PER_RUN_MAX: u32 = 100_000;
+/// Proposals not yet over: each is read in every block.
+pub const PROPOSALS_ACTIVE_MAX: usize = 64;
+/// Of them, those of one author: a deposit alone must not fill the agenda.
+pub const PROPOSALS_PER_AUTHOR_MAX: usize = 4;
+/// Proposals executed in one block; the others wait for the next.
+pub const EXECUTIONS_PER_BLOCK_MAX: usize = 4;
+/// Proposals kept for people to look up, the newest.
+pub const PROPOSALS_KEPT_MAX: u64 = 1_024;
+/// Old proposals and ballots deleted in one block: the work that a vote leaves behind is spread.
+pub const PROPOSALS_SWEPT_MAX: usize = 64;
+/// Bytes of a proposal's title: one line on a terminal.
+pub const TITLE_BYTES_MAX: usize = 120;
+/// Parameters changed by one proposal: all of them, with room.
+pub const PROPOSAL_PARAMETERS_MAX: usize = 64;
+/// Datasets that a direction names; the model's entry lists them.
+pub const DIRECTION_DATASETS_MAX: usize = 32;
+/// Adopted texts that the state lists, the newest.
+pub const TEXTS_KEPT_MAX: usize = 64;
+/// Blocks between the decision for new rules and their first: time to install the program,
+/// besides the timelock.
+pub const RULES_NOTICE_BLOCKS_MIN: u64 = 100;
+/// Ballots in one page of a reading.
+pub const BALLOTS_PAGE_MAX: usize = 256;
+/// Ballots passed over to reach a page; a reading must not scan without end.
+pub const BALLOTS_OFFSET_MAX: usize = 65_536;
 /// Seats of a review panel.
 pub const PANEL_SEATS_MAX: usize = 7;
 
@@ -87,6 +112,8 @@ pub const API_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Header times that make chain time: 2n+1 with n=5. Even, it would have two medians.
 pub const CHAIN_TIME_WINDOW: usize = 11;
+/// Blocks between the state of a snapshot and the header that commits to it: time to write it.
+pub const SNAPSHOT_LAG: u64 = 8;
 /// Blocks between an event and the beacon that decides on it.
 pub const BEACON_DELAY: u64 = 2;
 

@@ -89,5 +89,7 @@ pub const fn rejected_code(rejection: &Rejection) -> &'static str {
         Rejection::Mismatch(_) => "mismatch",
         Rejection::FeeTooLow { .. } => "fee_too_low",
         Rejection::Overflow => "overflow",
+        Rejection::Parameters(_) => "bad_parameters",
+        Rejection::Change(_) => "bad_proposal",
     }
 }
