@@ -363,7 +363,7 @@ impl<'a> State<'a> {
 /// Reads one entry from any reader; an undecodable entry means a corrupt store.
 pub fn read<T: Canonical>(reader: &dyn StateReader, key: &[u8]) -> Option<T> {
     let bytes = reader.get(key)?;
-    Some(codec::decode(&bytes).expect("state entries are written by the rules themselves"))
+    Some(codec::decode_own(&bytes).expect("state entries are written by the rules themselves"))
 }
 
 /// Reads up to `limit` entries of a family in key order.
@@ -372,7 +372,7 @@ pub fn scan<T: Canonical>(reader: &dyn StateReader, prefix: &[u8], limit: usize)
         .scan(prefix, limit)
         .iter()
         .map(|(_, bytes)| {
-            codec::decode(bytes).expect("state entries are written by the rules themselves")
+            codec::decode_own(bytes).expect("state entries are written by the rules themselves")
         })
         .collect()
 }

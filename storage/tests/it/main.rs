@@ -7,6 +7,7 @@ mod corruption;
 mod crashes;
 mod guard;
 mod ledger;
+mod pending;
 mod proposals;
 mod races;
 mod state;
