@@ -2,13 +2,14 @@
 //! together and brought into agreement.
 //!
 //! ```text
-//! DIR/LOCK CHAIN blocks.log proposals.log state/ state.damaged-N/ blobs/
+//! DIR/LOCK CHAIN blocks/ proposals.log state/ snapshots/ import/ *.damaged-N blobs/
 //! GUARD_PATH                     (by default outside DIR)
 //! ```
 //!
 //! **Invariant.** The block log is the truth. The state is at its tip, behind it (then
-//! [`LedgerStore::next_replay`] says what to apply), or it is moved aside and built again:
-//! a state ahead of the log, on another block, or unreadable is never used.
+//! [`LedgerStore::next_replay`] says what to apply), or it is moved aside and built again, from
+//! genesis or, where the log was pruned, from a retained snapshot: a state ahead of the log, on
+//! another block, or unreadable is never used.
 //!
 //! Use: open; while [`LedgerStore::next_replay`] returns something, apply the rules to it and
 //! commit; then [`LedgerStore::append_decided`] for each decided block. Every write error is fatal
@@ -32,9 +33,12 @@ use crate::block_log::{BlockLog, BlockLogError, Tip};
 use crate::durable::{self, FileError, at};
 use crate::identity::{self, IdentityError};
 use crate::lock::{DirectoryLock, LockError};
+use crate::migrate::{self, MigrateError};
 use crate::proposal_log::{ProposalLog, ProposalLogError};
-use crate::record::TornTail;
+use crate::record::{RecordError, TornTail};
+use crate::retention::{self, PruneError, Pruned, Retention};
 use crate::signer_guard::{GuardError, SignerGuard};
+use crate::snapshot::{self, SnapshotError, Snapshots};
 use crate::state::{
     CommitError, FlushError, IntegrityError, LedgerState, StateOpenError, StateStore, StateView,
 };
@@ -56,9 +60,22 @@ pub enum OpenError {
     /// fetch the chain again (keep the signer guard).
     #[error("the block log cannot be opened")]
     BlockLog(#[from] BlockLogError),
-    /// The proposal log is damaged.
+    /// The proposal log cannot be used, for a reason other than damage.
     #[error("the proposal log cannot be opened")]
     ProposalLog(#[from] ProposalLogError),
+    /// A directory of an older schema could not be migrated. It is as it was.
+    #[error("the data directory cannot be brought to the present schema")]
+    Migrate(#[from] MigrateError),
+    /// A prepared snapshot cannot be put in place.
+    #[error("a snapshot that was prepared cannot be put in place")]
+    Snapshot(#[from] SnapshotError),
+    /// The state is lost and the log was pruned behind snapshots of which none is left.
+    #[error(
+        "the state must be built again, but the block log begins at height {0} and no intact \
+         snapshot in reach of it is left: move the data directory away (keep the signer guard) \
+         and fetch the chain from peers"
+    )]
+    NoSnapshot(Height),
     /// The signer guard is damaged or in use.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -125,6 +142,14 @@ pub struct RecoveryReport {
     pub torn: Vec<TornTail>,
     /// The state.
     pub state: StateRecovery,
+    /// Where a damaged proposal log was moved. Its bodies are gone from this node; others who
+    /// voted for them have them.
+    pub proposals_aside: Option<PathBuf>,
+    /// A prepared snapshot was put in place of what was there.
+    pub imported: bool,
+    /// The last height at which this node may have voted, if the log has lost blocks: it must not
+    /// vote before that height is decided elsewhere. Known from the state and the signer guard.
+    pub lost_until: Option<Height>,
 }
 
 /// How the state compares with the block log.
@@ -166,6 +191,14 @@ pub enum StateDamage {
         /// Height of the log, 0 if empty.
         log: Height,
     },
+    /// The log was pruned above it.
+    #[error("it is at height {state}, the block log begins at {first}")]
+    BehindLog {
+        /// Height of the state.
+        state: Height,
+        /// First height of the log.
+        first: Height,
+    },
     /// It stands for another block than the log's.
     #[error("its block at height {0} is not the log's")]
     OtherBlock(Height),
@@ -190,35 +223,53 @@ pub struct LedgerStore {
     proposals: ProposalLog,
     state: StateStore,
     guard: Arc<SignerGuard>,
+    snapshots: Snapshots,
     _lock: DirectoryLock,
 }
 
 impl LedgerStore {
     /// Opens or creates the ledger in `dir`, and the signer guard at `guard_path` (a file).
     ///
-    /// Reads everything once: linear in the log and in the state.
+    /// Reads the state and the last segment of the log whole; what grows with the chain is only
+    /// the number of segments. Migrates an older directory, and puts a snapshot in place that
+    /// [`snapshot::stage`] prepared.
     pub fn open(dir: &Path, chain: &ChainId, guard_path: &Path) -> Result<Opened, OpenError> {
         let lock = DirectoryLock::acquire(dir)?;
-        identity::claim(dir, chain)?;
+        let schema = identity::claim(dir, chain)?;
+        let torn_old = migrate::migrate(dir, chain, schema)?;
+        let imported = snapshot::complete(dir, chain)?;
         let (blocks, torn_blocks) = BlockLog::open(dir, chain)?;
-        let (mut proposals, torn_proposals) = ProposalLog::open(dir, chain)?;
+        let (mut proposals, torn_proposals, proposals_aside) = open_proposals(dir, chain)?;
         let (guard, torn_guard) = SignerGuard::open(guard_path, chain)?;
+        let signed = guard.highest().max(Some(guard.floor()));
         if let Some(tip) = blocks.tip() {
             // Decided heights need no more signatures, whatever the guard remembers of them.
             guard.raise_floor(tip.height.plus(1))?;
             proposals.prune(tip.height)?;
         }
-        let (state, recovery) = open_state(dir, &blocks)?;
+        let snapshots = Snapshots::new(dir, chain);
+        let (state, recovery) = open_state(dir, &blocks, &snapshots)?;
         let torn: Vec<_> =
-            [torn_blocks, torn_proposals, torn_guard].into_iter().flatten().collect();
+            [torn_old, torn_blocks, torn_proposals, torn_guard].into_iter().flatten().collect();
         for tail in &torn {
             tracing::warn!(
                 path = %tail.path.display(), offset = tail.offset, bytes = tail.bytes,
                 "cut off a write that a crash interrupted"
             );
         }
-        let store = Self { blocks, proposals, state, guard: Arc::new(guard), _lock: lock };
-        Ok(Opened { store, recovery: RecoveryReport { torn, state: recovery } })
+        let lost_until = lost_until(blocks.tip(), signed, &recovery);
+        let guard = Arc::new(guard);
+        let store = Self { blocks, proposals, state, guard, snapshots, _lock: lock };
+        let recovery =
+            RecoveryReport { torn, state: recovery, proposals_aside, imported, lost_until };
+        Ok(Opened { store, recovery })
+    }
+
+    /// Seals segments of the log from `bytes` on instead of
+    /// [`crate::block_log::SEGMENT_BYTES`].
+    pub const fn with_segment_bytes(mut self, bytes: u64) -> Self {
+        self.blocks.set_segment_bytes(bytes);
+        self
     }
 
     /// What the state lacks: genesis, then each block of the log in turn.
@@ -299,32 +350,133 @@ impl LedgerStore {
         self.state.flush()
     }
 
+    /// The retained snapshots. [`Snapshots::take`] with [`Self::view`] makes one, from any thread.
+    pub const fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Deletes snapshots and blocks that `retention` does not ask for. Blocks go only behind a
+    /// snapshot that was read again and has the root that a header of the log commits.
+    pub fn prune(&mut self, retention: Retention) -> Result<Pruned, PruneError> {
+        retention::prune(&mut self.blocks, &self.snapshots, retention)
+    }
+
     /// Reads every block and every value again and checks them.
     pub fn verify(&self) -> Result<(), VerifyError> {
-        for block in self.blocks.range(Height::new(1), u64::MAX) {
-            block?;
-        }
+        self.blocks.check()?;
         Ok(self.state.check_integrity()?)
     }
 }
 
+/// Opens the proposal log; a damaged one is moved aside, because its bodies can be spared: those
+/// who voted for a body have it too, and the guard keeps this node from proposing another.
+fn open_proposals(
+    dir: &Path,
+    chain: &ChainId,
+) -> Result<(ProposalLog, Option<TornTail>, Option<PathBuf>), OpenError> {
+    let damage = match ProposalLog::open(dir, chain) {
+        Ok((log, torn)) => return Ok((log, torn, None)),
+        Err(
+            error @ (ProposalLogError::Codec(_)
+            | ProposalLogError::Record(
+                RecordError::Corrupt { .. } | RecordError::WrongFile { .. },
+            )),
+        ) => error,
+        Err(error) => return Err(error.into()),
+    };
+    let aside = set_aside(dir, "proposals.log")?;
+    tracing::error!(
+        error = %damage, aside = %aside.display(),
+        "the proposal log is damaged; it was moved aside and begins anew"
+    );
+    let (log, torn) = ProposalLog::open(dir, chain)?;
+    Ok((log, torn, Some(aside)))
+}
+
+/// See [`RecoveryReport::lost_until`]. `signed` is the highest height that the guard speaks of:
+/// that of the next block at most, unless blocks were lost.
+fn lost_until(tip: Option<Tip>, signed: Option<Height>, state: &StateRecovery) -> Option<Height> {
+    let tip = tip.map_or(Height::ZERO, |tip| tip.height);
+    let by_state = match state {
+        StateRecovery::NeedsReplay {
+            cause: ReplayCause::SetAside { damage: StateDamage::AheadOfLog { state, .. }, .. },
+            ..
+        } => Some(*state),
+        _ => None,
+    };
+    let by_guard = signed.filter(|signed| *signed > tip.plus(1));
+    by_guard.max(by_state)
+}
+
 /// Opens the state, moving it aside if it cannot be used.
-fn open_state(dir: &Path, log: &BlockLog) -> Result<(StateStore, StateRecovery), OpenError> {
+fn open_state(
+    dir: &Path,
+    log: &BlockLog,
+    snapshots: &Snapshots,
+) -> Result<(StateStore, StateRecovery), OpenError> {
     let path = dir.join("state");
     let damage = match try_state(&path)? {
         Ok(state) => match compare(&state, log)? {
-            Ok(recovery) => return Ok((state, recovery)),
+            Ok(recovery) if state.tip().is_some() || !is_pruned(log) => {
+                return Ok((state, recovery));
+            }
+            // A new state under a pruned log: nothing is lost by replacing it.
+            Ok(_) => {
+                drop(state);
+                fs::remove_dir_all(&path).map_err(at("remove", &path))?;
+                let from = rebuild(dir, log, snapshots)?;
+                let recovery = StateRecovery::NeedsReplay { from, cause: ReplayCause::Behind };
+                return Ok((StateStore::open(&path)?, recovery));
+            }
             Err(damage) => damage,
         },
         Err(damage) => damage,
     };
-    let aside = set_aside(dir, &path)?;
+    let aside = set_aside(dir, "state")?;
     tracing::error!(
         %damage, aside = %aside.display(),
-        "the state was moved aside and is rebuilt from the block log"
+        "the state was moved aside and is built again"
     );
     let cause = ReplayCause::SetAside { damage, aside };
-    Ok((StateStore::open(&path)?, StateRecovery::NeedsReplay { from: None, cause }))
+    let from = if is_pruned(log) { rebuild(dir, log, snapshots)? } else { None };
+    Ok((StateStore::open(&path)?, StateRecovery::NeedsReplay { from, cause }))
+}
+
+fn is_pruned(log: &BlockLog) -> bool {
+    log.first().is_some_and(|first| first.get() > 1)
+}
+
+/// Builds the state in `dir`, where there is none, from the newest intact snapshot that the log
+/// goes on from. Returns its height.
+fn rebuild(dir: &Path, log: &BlockLog, snapshots: &Snapshots) -> Result<Option<Height>, OpenError> {
+    let first = log.first().unwrap_or_default();
+    let next = dir.join("state.rebuilding");
+    for kept in snapshots.list()?.iter().rev() {
+        let Some(block) = log.hash_at(kept.height)? else { continue };
+        let info = match snapshots.verify(kept) {
+            Ok(info) if info.head.block == block && info.head.height == kept.height => info,
+            Ok(_) => {
+                tracing::error!(path = %kept.path.display(), "a snapshot of another block");
+                continue;
+            }
+            Err(error @ (SnapshotError::File(_) | SnapshotError::Io(_))) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                tracing::error!(path = %kept.path.display(), %error, "a snapshot is damaged");
+                continue;
+            }
+        };
+        if next.exists() {
+            fs::remove_dir_all(&next).map_err(at("remove", &next))?;
+        }
+        crate::state::import(&next, &kept.path, &info)?;
+        let place = dir.join("state");
+        fs::rename(&next, &place).map_err(at("rename into place", &place))?;
+        durable::sync_dir(dir)?;
+        return Ok(Some(kept.height));
+    }
+    Err(OpenError::NoSnapshot(first))
 }
 
 /// A readable state whose values match its root; what is wrong with it; or an error that has
@@ -344,7 +496,9 @@ fn try_state(path: &Path) -> Result<Result<StateStore, StateDamage>, StateOpenEr
             error.to_string()
         }
         Ok(Ok(Err(error))) => error.to_string(),
-        Ok(Err(error @ StateOpenError::File(_))) => return Err(error),
+        Ok(Err(error @ (StateOpenError::File(_) | StateOpenError::Newer { .. }))) => {
+            return Err(error);
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => describe(panic.as_ref()),
     };
@@ -365,6 +519,9 @@ fn compare(
     };
     if found.height > tip {
         return Ok(Err(StateDamage::AheadOfLog { state: found.height, log: tip }));
+    }
+    if let Some(first) = log.first().filter(|first| is_pruned(log) && found.height < *first) {
+        return Ok(Err(StateDamage::BehindLog { state: found.height, first }));
     }
     if found.height > Height::ZERO && log.hash_at(found.height)? != Some(found.block) {
         return Ok(Err(StateDamage::OtherBlock(found.height)));
@@ -389,14 +546,20 @@ fn is_environment(error: &sled::Error) -> bool {
     }
 }
 
-fn set_aside(dir: &Path, path: &Path) -> Result<PathBuf, FileError> {
-    let aside = (0_u32..)
-        .map(|n| dir.join(format!("state.damaged-{n}")))
-        .find(|candidate| !candidate.exists())
-        .expect("fewer than 2^32 damaged states lie in one directory");
-    fs::rename(path, &aside).map_err(at("move aside", path))?;
+/// Moves `name` in `dir` to `<name>.damaged-<n>`.
+fn set_aside(dir: &Path, name: &str) -> Result<PathBuf, FileError> {
+    let (path, aside) = (dir.join(name), free_name(dir, name));
+    fs::rename(&path, &aside).map_err(at("move aside", &path))?;
     durable::sync_dir(dir)?;
     Ok(aside)
+}
+
+/// The first `<name>.damaged-<n>` in `dir` that does not exist.
+pub(crate) fn free_name(dir: &Path, name: &str) -> PathBuf {
+    (0_u32..)
+        .map(|n| dir.join(format!("{name}.damaged-{n}")))
+        .find(|candidate| !candidate.exists())
+        .expect("fewer than 2^32 damaged files lie in one directory")
 }
 
 fn describe(panic: &(dyn std::any::Any + Send)) -> String {

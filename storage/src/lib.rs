@@ -8,9 +8,10 @@
 //! |---|---|---|
 //! | [`ledger`] | all of the ledger, opened together | says what must be replayed |
 //! | [`block_log`] | decided blocks: the truth | torn tail cut off; damage refused |
-//! | [`proposal_log`] | bodies of undecided blocks | as above |
-//! | [`signer_guard`] | what was signed | as above, and nothing is signed |
+//! | [`proposal_log`] | bodies of undecided blocks | torn tail cut off; damaged: moved aside |
+//! | [`signer_guard`] | what was signed | torn tail cut off; damaged: nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
+//! | [`snapshot`] | whole states, as files | found when read; another one is used |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
 //!
 //! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
@@ -24,9 +25,13 @@ pub mod integrity;
 pub mod ledger;
 pub mod lock;
 pub mod memory;
+pub mod migrate;
 pub mod proposal_log;
 pub mod record;
+pub mod repair;
+pub mod retention;
 pub mod signer_guard;
+pub mod snapshot;
 pub mod state;
 mod tree;
 
@@ -36,6 +41,7 @@ pub use durable::FileError;
 pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
 pub use proposal_log::{Insertion, ProposalLog};
+pub use retention::Retention;
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
 pub use state::{LedgerState, StateStore, StateView};
 pub use tree::{TreeError, empty_root};

@@ -80,6 +80,9 @@ pub enum GuardError {
     Unknown(u64),
 }
 
+/// Version of the file's format.
+pub const SCHEMA: u8 = 1;
+
 type Key = (Height, u32, Step);
 
 /// The guard. Share it behind an `Arc`; one per process and key.
@@ -106,8 +109,12 @@ impl SignerGuard {
         let mut lock_path = path.as_os_str().to_os_string();
         lock_path.push(".lock");
         let lock = FileLock::acquire(Path::new(&lock_path), path)?;
-        let kind =
-            LogKind { name: "signer guard", chain: *chain, payload_bytes_max: PAYLOAD_BYTES_MAX };
+        let kind = LogKind {
+            name: "signer guard",
+            schema: SCHEMA,
+            chain: *chain,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        };
         let mut floor = Height::ZERO;
         let mut entries = BTreeMap::new();
         let mut unknown = None;

@@ -2,7 +2,7 @@
 //! the proposal log and the signer guard.
 //!
 //! ```text
-//! file   = magic "AYNILOG1" (8) | identity (32): what kind of log, of which network
+//! file   = magic "AYNILOG" (7) | schema digit (1) | identity (32): what kind, of which network
 //! record = magic "AYR1" (4) | length u32 LE | header check (8) | checksum (32) | payload
 //! ```
 //!
@@ -33,7 +33,7 @@ pub use error::RecordError;
 pub use format::HEADER_BYTES;
 use format::{Header, checksum, header};
 
-const FILE_MAGIC: [u8; 8] = *b"AYNILOG1";
+const FILE_MAGIC: [u8; 7] = *b"AYNILOG";
 /// Bytes before the first record.
 pub const PREAMBLE_BYTES: u64 = 40;
 
@@ -42,6 +42,8 @@ pub const PREAMBLE_BYTES: u64 = 40;
 pub struct LogKind {
     /// Name, part of the file's identity and of messages.
     pub name: &'static str,
+    /// Version of what the payloads mean, 1 to 9. Raised when an older program could misread them.
+    pub schema: u8,
     /// The network.
     pub chain: ChainId,
     /// Largest payload in bytes; a longer one is refused on append and corrupt on disk.
@@ -49,12 +51,34 @@ pub struct LogKind {
 }
 
 impl LogKind {
-    fn identity(&self) -> [u8; 32] {
+    pub(crate) fn identity(&self) -> [u8; 32] {
         derive("ayni 2026 record log v1", &[self.name.as_bytes(), self.chain.as_bytes()])
     }
 
     fn preamble(&self) -> Vec<u8> {
-        [FILE_MAGIC.as_slice(), &self.identity()].concat()
+        assert!((1..=9).contains(&self.schema), "a schema is one digit");
+        [FILE_MAGIC.as_slice(), &[b'0' + self.schema], &self.identity()].concat()
+    }
+
+    /// Whether the first bytes of a file are those of this kind; all of them or, with `short`, as
+    /// many as there are.
+    fn check_preamble(&self, path: &Path, found: &[u8], short: bool) -> Result<(), RecordError> {
+        if found.get(..7) == Some(&FILE_MAGIC) {
+            let digit = found.get(7).copied().unwrap_or_default();
+            if digit.is_ascii_digit() && digit > b'0' + self.schema {
+                return Err(RecordError::Newer {
+                    path: path.to_path_buf(),
+                    kind: self.name,
+                    found: digit - b'0',
+                    known: self.schema,
+                });
+            }
+        }
+        let expected = self.preamble();
+        if found == expected || (short && expected.starts_with(found)) {
+            return Ok(());
+        }
+        Err(RecordError::WrongFile { path: path.to_path_buf(), kind: self.name })
     }
 }
 
@@ -101,15 +125,7 @@ impl RecordLog {
             Err(e) => return Err(at("open", path)(e).into()),
         };
         let length = file.metadata().map_err(at("read", path))?.len();
-        let mut log = Self {
-            file,
-            path: path.to_path_buf(),
-            kind,
-            offsets: Vec::new(),
-            end: PREAMBLE_BYTES,
-            last: kind.identity(),
-            poisoned: false,
-        };
+        let mut log = Self::unscanned(file, path, kind);
         let torn_preamble = log.check_preamble(length)?;
         if torn_preamble {
             let torn = TornTail { path: path.to_path_buf(), offset: 0, bytes: length };
@@ -119,12 +135,83 @@ impl RecordLog {
         if log.end == length {
             return Ok((log, None));
         }
-        log.file
-            .set_len(log.end)
-            .and_then(|()| log.file.sync_all())
-            .map_err(at("cut the torn tail off", path))?;
-        let torn = TornTail { path: path.to_path_buf(), offset: log.end, bytes: length - log.end };
+        let torn = log.cut(length)?;
         Ok((log, Some(torn)))
+    }
+
+    /// As [`Self::open`], for a file that must be there and whole: a short last record is damage.
+    pub(crate) fn open_whole(
+        path: &Path,
+        kind: LogKind,
+        visit: impl FnMut(u64, &[u8]),
+    ) -> Result<Self, RecordError> {
+        let file = File::open(path).map_err(at("open", path))?;
+        let length = file.metadata().map_err(at("read", path))?.len();
+        let mut log = Self::unscanned(file, path, kind);
+        if length < PREAMBLE_BYTES {
+            return Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name });
+        }
+        log.check_preamble(length)?;
+        log.scan(length, visit)?;
+        if log.end != length {
+            return Err(log.corrupt_end());
+        }
+        Ok(log)
+    }
+
+    /// What can be read of a file that may be damaged: shows the whole records to `visit`. Changes
+    /// nothing.
+    pub(crate) fn survey(
+        path: &Path,
+        kind: LogKind,
+        visit: impl FnMut(u64, &[u8]),
+    ) -> Result<Surveyed, RecordError> {
+        let file = File::open(path).map_err(at("open", path))?;
+        let length = file.metadata().map_err(at("read", path))?.len();
+        let mut log = Self::unscanned(file, path, kind);
+        let begun = if length < PREAMBLE_BYTES {
+            Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name })
+        } else {
+            log.check_preamble(length).map(|_| ())
+        };
+        let wrong = match begun.and_then(|()| log.scan(length, visit)) {
+            Ok(()) if log.end == length => None,
+            Ok(()) => Some(log.corrupt_end()),
+            Err(wrong @ (RecordError::Corrupt { .. } | RecordError::WrongFile { .. })) => {
+                Some(wrong)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Surveyed { last: log.last, wrong })
+    }
+
+    fn unscanned(file: File, path: &Path, kind: LogKind) -> Self {
+        Self {
+            file,
+            path: path.to_path_buf(),
+            kind,
+            offsets: Vec::new(),
+            end: PREAMBLE_BYTES,
+            last: kind.identity(),
+            poisoned: false,
+        }
+    }
+
+    fn corrupt_end(&self) -> RecordError {
+        RecordError::Corrupt {
+            path: self.path.clone(),
+            offset: self.end,
+            index: self.count(),
+            what: "it ends in the middle of a record",
+        }
+    }
+
+    fn cut(&self, length: u64) -> Result<TornTail, RecordError> {
+        self.file
+            .set_len(self.end)
+            .and_then(|()| self.file.sync_all())
+            .map_err(at("cut the torn tail off", &self.path))?;
+        Ok(TornTail { path: self.path.clone(), offset: self.end, bytes: length - self.end })
     }
 
     /// Replaces all records by `payloads`, in one step and durably. After a failure the log takes
@@ -147,7 +234,7 @@ impl RecordLog {
     }
 
     /// Writes a log beside `path`, then renames it into place.
-    fn write_new<'p>(
+    pub(crate) fn write_new<'p>(
         path: &Path,
         kind: LogKind,
         payloads: impl IntoIterator<Item = &'p [u8]>,
@@ -161,15 +248,7 @@ impl RecordLog {
             .open(&next)
             .map_err(at("create", &next))?;
         file.write_all_at(&kind.preamble(), 0).map_err(at("write", &next))?;
-        let mut log = Self {
-            file,
-            path: next.clone(),
-            kind,
-            offsets: Vec::new(),
-            end: PREAMBLE_BYTES,
-            last: kind.identity(),
-            poisoned: false,
-        };
+        let mut log = Self::unscanned(file, &next, kind);
         for payload in payloads {
             log.append(payload)?;
         }
@@ -224,27 +303,19 @@ impl RecordLog {
     pub fn read(&self, index: u64) -> Result<Option<Vec<u8>>, RecordError> {
         let Ok(slot) = usize::try_from(index) else { return Ok(None) };
         let Some(&offset) = self.offsets.get(slot) else { return Ok(None) };
-        let previous = match slot.checked_sub(1).and_then(|s| self.offsets.get(s)) {
-            Some(&before) => {
-                let mut header = [0; 48];
-                self.file.read_exact_at(&mut header, before).map_err(at("read", &self.path))?;
-                Header::split(&header).checksum
-            }
-            None => self.kind.identity(),
-        };
-        let mut header = [0; 48];
-        self.file.read_exact_at(&mut header, offset).map_err(at("read", &self.path))?;
-        let corrupt = |what| RecordError::Corrupt { path: self.path.clone(), offset, index, what };
-        let header = Header::split(&header);
-        let length = header.length(&previous, self.kind.payload_bytes_max).map_err(corrupt)?;
-        let mut payload = vec![0; length as usize];
-        self.file
-            .read_exact_at(&mut payload, offset + HEADER_BYTES)
-            .map_err(at("read", &self.path))?;
-        if checksum(&previous, length, &payload) != header.checksum {
-            return Err(corrupt("the checksum does not match"));
-        }
-        Ok(Some(payload))
+        let before = slot.checked_sub(1).and_then(|s| self.offsets.get(s)).copied();
+        let place = Place { index, offset, before };
+        read_at(&self.file, &self.path, &self.kind, &place).map(Some)
+    }
+
+    /// Where each record begins.
+    pub(crate) fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
+    /// Checksum of the last record; of an empty log, its identity.
+    pub(crate) const fn last_checksum(&self) -> [u8; 32] {
+        self.last
     }
 
     /// Number of records.
@@ -271,14 +342,10 @@ impl RecordLog {
 
     /// Whether the preamble is short. A whole one that differs is an error.
     fn check_preamble(&self, length: u64) -> Result<bool, RecordError> {
-        let expected = self.kind.preamble();
-        let present = usize::try_from(length.min(PREAMBLE_BYTES)).unwrap_or(expected.len());
-        let mut found = vec![0; present];
+        let mut found = vec![0; usize::try_from(length.min(PREAMBLE_BYTES)).unwrap_or_default()];
         self.file.read_exact_at(&mut found, 0).map_err(at("read", &self.path))?;
-        if !expected.starts_with(&found) {
-            return Err(RecordError::WrongFile { path: self.path.clone(), kind: self.kind.name });
-        }
-        Ok(present < expected.len())
+        self.kind.check_preamble(&self.path, &found, true)?;
+        Ok(length < PREAMBLE_BYTES)
     }
 
     /// Checks records from the start; leaves `end` after the last complete one.
@@ -309,5 +376,66 @@ impl RecordLog {
             self.last = header.checksum;
         }
         Ok(())
+    }
+}
+
+/// See [`RecordLog::survey`].
+pub(crate) struct Surveyed {
+    /// Checksum of the last whole record.
+    pub(crate) last: [u8; 32],
+    /// What is wrong after it, if the file does not end there.
+    pub(crate) wrong: Option<RecordError>,
+}
+
+/// Where a record is.
+pub(crate) struct Place {
+    pub(crate) index: u64,
+    pub(crate) offset: u64,
+    /// Where the record before it begins; `None` for the first.
+    pub(crate) before: Option<u64>,
+}
+
+/// Reads one record and checks it.
+pub(crate) fn read_at(
+    file: &File,
+    path: &Path,
+    kind: &LogKind,
+    place: &Place,
+) -> Result<Vec<u8>, RecordError> {
+    let Place { index, offset, before } = *place;
+    let corrupt = |what| RecordError::Corrupt { path: path.to_path_buf(), offset, index, what };
+    let read = |bytes: &mut [u8], offset| match file.read_exact_at(bytes, offset) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(corrupt("the file ends in it")),
+        Err(e) => Err(RecordError::from(at("read", path)(e))),
+    };
+    let mut header = [0; 48];
+    let previous = match before {
+        Some(before) => {
+            read(&mut header, before)?;
+            Header::split(&header).checksum
+        }
+        None => kind.identity(),
+    };
+    read(&mut header, offset)?;
+    let header = Header::split(&header);
+    let length = header.length(&previous, kind.payload_bytes_max).map_err(corrupt)?;
+    let mut payload = vec![0; length as usize];
+    read(&mut payload, offset.saturating_add(HEADER_BYTES))?;
+    if checksum(&previous, length, &payload) != header.checksum {
+        return Err(corrupt("the checksum does not match"));
+    }
+    Ok(payload)
+}
+
+/// Checks that a file begins as a log of this kind.
+pub(crate) fn check_file(file: &File, path: &Path, kind: &LogKind) -> Result<(), RecordError> {
+    let mut found = [0; PREAMBLE_BYTES as usize];
+    match file.read_exact_at(&mut found, 0) {
+        Ok(()) => kind.check_preamble(path, &found, false),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name })
+        }
+        Err(e) => Err(at("read", path)(e).into()),
     }
 }

@@ -9,6 +9,8 @@ mod guard;
 mod ledger;
 mod proposals;
 mod races;
+mod segments;
+mod snapshots;
 mod state;
 mod support;
 mod truncation;
