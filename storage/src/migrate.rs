@@ -71,6 +71,7 @@ fn segment_blocks(
     let kind = LogKind {
         name: "block log",
         schema: 1,
+        end_mark: false,
         chain: *chain,
         payload_bytes_max: (DecidedBlock::BYTES_MAX + 40) as u32,
     };

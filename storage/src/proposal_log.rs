@@ -65,6 +65,7 @@ impl ProposalLog {
         let kind = LogKind {
             name: "proposal log",
             schema: SCHEMA,
+            end_mark: false,
             chain: *chain,
             payload_bytes_max: ProposalBody::BYTES_MAX as u32,
         };

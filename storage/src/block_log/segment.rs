@@ -32,6 +32,7 @@ pub(super) fn kind(chain: &ChainId) -> LogKind {
     LogKind {
         name: "block log",
         schema: SCHEMA,
+        end_mark: false,
         chain: *chain,
         payload_bytes_max: (DecidedBlock::BYTES_MAX + PREFIX_BYTES) as u32,
     }

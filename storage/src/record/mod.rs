@@ -4,6 +4,7 @@
 //! ```text
 //! file   = magic "AYNILOG" (7) | schema digit (1) | identity (32): what kind, of which network
 //! record = magic "AYR1" (4) | length u32 LE | header check (8) | checksum (32) | payload
+//! end    = "AYNI/end" (8), only in kinds with an end mark; the next record is written over it
 //! ```
 //!
 //! The checksum is BLAKE3 keyed with the previous record's checksum (the first: with the
@@ -14,8 +15,10 @@
 //! [`RecordError::Corrupt`]. Only a last record that is *short* (the process died while writing
 //! it, so nobody was told that it is stored) is cut off when the file is opened.
 //!
-//! Deliberately absent: repair, and detection of a file that was cut exactly between records;
-//! whoever owns the log compares its tip with something else.
+//! With an end mark every cut is noticed. Without, a file that was cut exactly between records
+//! looks whole: whoever owns the log compares its tip with something else.
+//!
+//! Deliberately absent: repair.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -37,6 +40,8 @@ const FILE_MAGIC: [u8; 7] = *b"AYNILOG";
 /// Bytes before the first record.
 pub const PREAMBLE_BYTES: u64 = 40;
 
+const END_MARK: [u8; 8] = *b"AYNI/end";
+
 /// What a log file must be.
 #[derive(Clone, Copy, Debug)]
 pub struct LogKind {
@@ -46,11 +51,17 @@ pub struct LogKind {
     pub schema: u8,
     /// The network.
     pub chain: ChainId,
+    /// Whether the file ends with a mark, so that one cut between records is noticed.
+    pub end_mark: bool,
     /// Largest payload in bytes; a longer one is refused on append and corrupt on disk.
     pub payload_bytes_max: u32,
 }
 
 impl LogKind {
+    const fn end_mark(&self) -> &'static [u8] {
+        if self.end_mark { &END_MARK } else { &[] }
+    }
+
     pub(crate) fn identity(&self) -> [u8; 32] {
         derive("ayni 2026 record log v1", &[self.name.as_bytes(), self.chain.as_bytes()])
     }
@@ -132,7 +143,7 @@ impl RecordLog {
             return Ok((Self::create(path, kind)?, Some(torn)));
         }
         log.scan(length, visit)?;
-        if log.end == length {
+        if log.ends_at(length)? {
             return Ok((log, None));
         }
         let torn = log.cut(length)?;
@@ -153,7 +164,7 @@ impl RecordLog {
         }
         log.check_preamble(length)?;
         log.scan(length, visit)?;
-        if log.end != length {
+        if !log.ends_at(length)? {
             return Err(log.corrupt_end());
         }
         Ok(log)
@@ -175,7 +186,7 @@ impl RecordLog {
             log.check_preamble(length).map(|_| ())
         };
         let wrong = match begun.and_then(|()| log.scan(length, visit)) {
-            Ok(()) if log.end == length => None,
+            Ok(()) if log.ends_at(length)? => None,
             Ok(()) => Some(log.corrupt_end()),
             Err(wrong @ (RecordError::Corrupt { .. } | RecordError::WrongFile { .. })) => {
                 Some(wrong)
@@ -197,6 +208,17 @@ impl RecordLog {
         }
     }
 
+    /// Whether nothing but the end mark follows the last whole record.
+    fn ends_at(&self, length: u64) -> Result<bool, RecordError> {
+        let mark = self.kind.end_mark();
+        if length - self.end != mark.len() as u64 {
+            return Ok(false);
+        }
+        let mut found = vec![0; mark.len()];
+        self.file.read_exact_at(&mut found, self.end).map_err(at("read", &self.path))?;
+        Ok(found == mark)
+    }
+
     fn corrupt_end(&self) -> RecordError {
         RecordError::Corrupt {
             path: self.path.clone(),
@@ -209,6 +231,7 @@ impl RecordLog {
     fn cut(&self, length: u64) -> Result<TornTail, RecordError> {
         self.file
             .set_len(self.end)
+            .and_then(|()| self.file.write_all_at(self.kind.end_mark(), self.end))
             .and_then(|()| self.file.sync_all())
             .map_err(at("cut the torn tail off", &self.path))?;
         Ok(TornTail { path: self.path.clone(), offset: self.end, bytes: length - self.end })
@@ -247,7 +270,8 @@ impl RecordLog {
             .truncate(true)
             .open(&next)
             .map_err(at("create", &next))?;
-        file.write_all_at(&kind.preamble(), 0).map_err(at("write", &next))?;
+        let empty = [kind.preamble().as_slice(), kind.end_mark()].concat();
+        file.write_all_at(&empty, 0).map_err(at("write", &next))?;
         let mut log = Self::unscanned(file, &next, kind);
         for payload in payloads {
             log.append(payload)?;
@@ -275,10 +299,13 @@ impl RecordLog {
         let mut bytes = Vec::with_capacity(payload.len() + 48);
         bytes.extend_from_slice(&header(&self.last, length, &checksum));
         bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(self.kind.end_mark());
         if let Err(source) = self.file.write_all_at(&bytes, self.end) {
             self.poisoned = true;
             // If this fails too, the next open finds a short record and cuts it off.
-            if let Err(error) = self.file.set_len(self.end) {
+            let mark = self.kind.end_mark();
+            let undone = self.file.set_len(self.end + mark.len() as u64);
+            if let Err(error) = undone.and_then(|()| self.file.write_all_at(mark, self.end)) {
                 tracing::error!(path = %self.path.display(), %error, "cannot undo a failed append");
             }
             return Err(at("append to", &self.path)(source).into());
@@ -325,7 +352,7 @@ impl RecordLog {
 
     /// Length of the file in bytes.
     pub fn bytes(&self) -> u64 {
-        self.end
+        self.end + self.kind.end_mark().len() as u64
     }
 
     /// The file.
@@ -426,6 +453,20 @@ pub(crate) fn read_at(
         return Err(corrupt("the checksum does not match"));
     }
     Ok(payload)
+}
+
+/// The schema that a file states, if it is there and begins as a log.
+pub(crate) fn schema_of(path: &Path) -> Result<Option<u8>, RecordError> {
+    let mut found = [0; 8];
+    match File::open(path).and_then(|file| file.read_exact_at(&mut found, 0)) {
+        Ok(()) => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(at("read", path)(e).into()),
+    }
+    let digit = found[7];
+    Ok((found.starts_with(&FILE_MAGIC) && digit.is_ascii_digit()).then(|| digit - b'0'))
 }
 
 /// Checks that a file begins as a log of this kind.

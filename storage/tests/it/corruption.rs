@@ -10,7 +10,8 @@ use protocol::amount::Height;
 
 use crate::support::{CHAIN, Draw, Place, block, expected_root, extend, last_segment, replay};
 
-const KIND: LogKind = LogKind { name: "test", schema: 1, chain: CHAIN, payload_bytes_max: 4096 };
+const KIND: LogKind =
+    LogKind { name: "test", schema: 1, end_mark: false, chain: CHAIN, payload_bytes_max: 4096 };
 
 /// How often the state is damaged.
 const FLIPS: u32 = 60;

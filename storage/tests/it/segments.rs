@@ -141,8 +141,13 @@ fn a_crash_while_sealing_is_harmless() {
 
 /// The format of schema 1: one log file, no heads.
 fn write_schema_1(dir: &Path, blocks: u64) -> RecordLog {
-    let kind =
-        LogKind { name: "block log", schema: 1, chain: CHAIN, payload_bytes_max: 2 * 1024 * 1024 };
+    let kind = LogKind {
+        name: "block log",
+        schema: 1,
+        end_mark: false,
+        chain: CHAIN,
+        payload_bytes_max: 2 * 1024 * 1024,
+    };
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("CHAIN"), format!("schema = 1\nchain = {CHAIN}\n")).unwrap();
     let (mut old, _) = RecordLog::open(&dir.join("blocks.log"), kind, |_, _| {}).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ayni_storage::state::{CommitError, LedgerState, StateStore, VALUE_BYTES_MAX};
+use ayni_storage::state::{CommitError, LedgerState, VALUE_BYTES_MAX};
 use ayni_storage::{MemoryStateStore, empty_root, integrity};
 use proptest::prelude::*;
 use protocol::amount::Height;

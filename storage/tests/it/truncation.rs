@@ -9,7 +9,8 @@ use protocol::amount::Height;
 
 use crate::support::{CHAIN, block, last_segment};
 
-const KIND: LogKind = LogKind { name: "test", schema: 1, chain: CHAIN, payload_bytes_max: 4096 };
+const KIND: LogKind =
+    LogKind { name: "test", schema: 1, end_mark: false, chain: CHAIN, payload_bytes_max: 4096 };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
