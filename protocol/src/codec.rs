@@ -62,6 +62,11 @@ pub fn encode<T: Canonical>(value: &T) -> Vec<u8> {
         .expect("canonical types have known lengths and stay under the claim limit")
 }
 
+/// Length of the encoding of a part of a canonical value.
+pub fn size<T: Serialize>(value: &T) -> usize {
+    bincode::serde::encode_to_vec(value, config()).map_or(usize::MAX, |bytes| bytes.len())
+}
+
 /// The canonical bytes of `value`, refused if they are over the type's limit.
 pub fn encode_checked<T: Canonical>(value: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = encode(value);

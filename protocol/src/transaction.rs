@@ -1,6 +1,14 @@
 //! Transactions: what accounts and nodes ask of the ledger.
 
+pub mod governance;
+pub mod staking;
+pub mod stamp;
+
 use serde::{Deserialize, Serialize};
+
+pub use governance::{Change, Choice, GovernanceAction, ProposalId};
+pub use staking::StakingAction;
+pub use stamp::{Work, WorkStamp};
 
 use crate::amount::Credits;
 use crate::codec::{self, Canonical};
@@ -69,6 +77,10 @@ pub enum Payload {
         /// with governed weight.
         escrow: Credits,
     },
+    /// Acts on stake.
+    Staking(StakingAction),
+    /// Acts in governance.
+    Governance(GovernanceAction),
     /// Duty: takes part in the model's open round.
     JoinRound {
         /// The model.
@@ -144,6 +156,11 @@ impl Payload {
         )
     }
 
+    /// Whether work may stand in for the fee: what a newcomer needs to earn its first reward.
+    pub const fn may_be_stamped(&self) -> bool {
+        self.is_duty() || matches!(self, Self::RegisterNode(_))
+    }
+
     /// Name for receipts and logs.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -154,6 +171,8 @@ impl Payload {
             Self::PublishDataset { .. } => "publish_dataset",
             Self::RegisterModel { .. } => "register_model",
             Self::OpenRounds { .. } => "open_rounds",
+            Self::Staking(action) => action.name(),
+            Self::Governance(action) => action.name(),
             Self::JoinRound { .. } => "join_round",
             Self::SubmitCommit { .. } => "submit_commit",
             Self::Submit { .. } => "submit",
@@ -234,6 +253,10 @@ pub struct Transaction {
     pub nonce: u64,
     /// Paid to the proposer on top of the burned base fee.
     pub tip: Credits,
+    /// Most that base fee and tip may cost together. The base fee moves from block to block.
+    pub fee_max: Credits,
+    /// Work instead of a fee; then tip and `fee_max` are zero and nobody pays.
+    pub stamp: Option<WorkStamp>,
     /// Pays the fee instead of the account.
     pub fee_payer: Option<FeePayer>,
     /// What it does.

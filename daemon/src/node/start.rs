@@ -10,6 +10,7 @@ use protocol::amount::Height;
 use protocol::api::NodeEvent;
 use protocol::config::CheckedConfig;
 use protocol::home::{Home, NodeSecrets};
+use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
 use protocol::ledger::genesis::Genesis;
 use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
@@ -329,7 +330,8 @@ fn start_worker(
 
 fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEvent>) -> Engine {
     let key = &node.secrets.consensus;
-    let validates = node.ledger.validators().get(&key.public().validator_id()).is_some();
+    // The engine votes at the heights at which the key is in the set.
+    let validates = node.config.capabilities().validates;
     let mut engine_config = EngineConfig::new(
         node.chain,
         node.id().short(),
@@ -340,7 +342,8 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     engine_config.block_wait = Duration::from_millis(u64::from(node.config.chain().block_wait_ms));
     let application = Arc::new(Consensus {
         ledger: Arc::clone(&node.ledger),
-        key: key.clone(),
+        keys: ProposerKeys { consensus: key.clone(), vrf: node.secrets.vrf.clone() },
+        network: node.network.clone(),
         arrivals: node.transactions.arrivals(),
     });
     let engine = engine::start(

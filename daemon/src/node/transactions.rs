@@ -12,13 +12,18 @@ use protocol::gossip::TransactionBatch;
 use protocol::host::MempoolError;
 use protocol::ids::{AccountId, ChainId, TransactionHash};
 use protocol::keys::SecretKey;
-use protocol::ledger::Rejection;
+use protocol::ledger::state::View;
+use protocol::ledger::{Rejection, fees};
 use protocol::transaction::{Payload, SignedTransaction, Transaction, VerifiedTransaction};
 use tokio::sync::{Mutex, Notify};
 
 use super::ledger::Ledger;
 use crate::network::{Acceptance, GossipMessage, NetworkHandle, Severity, Topic};
 
+/// Bytes of a transaction beside its payload: ids, keys, numbers, two signatures.
+const ENVELOPE_BYTES_MAX: usize = 384;
+/// Times today's base fee that an own transaction may cost: 17 full blocks of growth.
+const FEE_ROOM: u64 = 8;
 /// Own transactions that are sent again until they are applied.
 const OWN_MAX: usize = 256;
 /// Blocks after which an own transaction that is neither applied nor pending is given up.
@@ -62,12 +67,13 @@ pub fn rejected(rejection: &Rejection) -> ApiError {
     }
 }
 
-/// A transaction without a tip, signed; nothing when it is too large.
+/// A transaction without a tip, signed; nothing when it is too large. It may cost `fee_max`.
 fn signed(
     chain: ChainId,
     account: AccountId,
     key: &SecretKey,
     nonce: u64,
+    fee_max: Credits,
     payload: Payload,
 ) -> Option<VerifiedTransaction> {
     let transaction = Transaction {
@@ -76,10 +82,19 @@ fn signed(
         key: key.public(),
         nonce,
         tip: Credits::ZERO,
+        fee_max,
+        stamp: None,
         fee_payer: None,
         payload,
     };
     SignedTransaction::sign(transaction, key).verify(&chain).ok()
+}
+
+/// What a transaction of this node may cost: some times today's base fee, so that it still fits
+/// when demand has grown by the time it is included.
+fn fee_max(view: &View<'_>, payload: &Payload) -> Credits {
+    let size = codec::size(payload).saturating_add(ENVELOPE_BYTES_MAX);
+    fees::base_fee(view.clock().base_fee, size).scaled(FEE_ROOM, 1)
 }
 
 impl Transactions {
@@ -111,7 +126,8 @@ impl Transactions {
         let sent = self
             .ledger
             .run(move |ledger| {
-                let make = |nonce| signed(chain, account, &key, nonce, payload);
+                let fee_max = ledger.read(|view| fee_max(view, &payload));
+                let make = |nonce| signed(chain, account, &key, nonce, fee_max, payload);
                 let transaction = ledger
                     .submit_with(&account, &key.public(), make)
                     .map_err(|error| refusal(&error))?
@@ -172,7 +188,9 @@ impl Transactions {
         let (account, chain) = (self.account, self.chain);
         let tried = self.ledger.read(|view| {
             let nonce = view.nonce(&account, &key.public());
-            let Some(verified) = signed(chain, account, key, nonce, payload.clone()) else {
+            let fee_max = fee_max(view, payload);
+            let Some(verified) = signed(chain, account, key, nonce, fee_max, payload.clone())
+            else {
                 return Ok(());
             };
             protocol::ledger::try_transaction(view, &chain, None, &verified).map(|_| ())

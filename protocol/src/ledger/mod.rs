@@ -11,16 +11,21 @@
 mod accounts;
 mod apply;
 pub mod audit;
+pub mod beacon;
 mod contributions;
 mod data;
 pub mod entries;
+pub mod fees;
 pub mod genesis;
+pub mod governance;
+pub mod parameters;
 mod reviews;
 mod rewards;
 pub mod rounds;
+pub mod staking;
 pub mod state;
 
 pub use apply::{
-    AppliedBlock, BlockError, Rejection, apply_block, apply_evidence, begin, check_evidence,
-    next_beacon, proposer_account, try_transaction,
+    AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, apply_block, check_evidence,
+    try_transaction,
 };

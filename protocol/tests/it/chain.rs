@@ -5,15 +5,14 @@ use ayni_protocol::block::{Block, DecidedBlock};
 use ayni_protocol::codec;
 use ayni_protocol::consensus::{CommitCertificate, CommitSignature, Vote, VoteKind};
 use ayni_protocol::home::NodeSecrets;
-use ayni_protocol::host::{Host, MempoolError, Refused, Tip};
+use ayni_protocol::host::{Host, MempoolError, ProposerKeys, Refused, Tip};
 use ayni_protocol::ids::{BlockHash, ContentHash, ModelId, StateRoot, derive};
 use ayni_protocol::keys::{Namespace, SecretKey};
 use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::audit::audit;
 use ayni_protocol::ledger::entries::Round;
-use ayni_protocol::ledger::genesis::{
-    Genesis, GenesisAccount, GenesisNode, LedgerParameters, RULES_VERSION,
-};
+use ayni_protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+use ayni_protocol::ledger::parameters::LedgerParameters;
 use ayni_protocol::ledger::state::{State, View};
 use ayni_protocol::model::{Architecture, ModelSpec, RoundParameters};
 use ayni_protocol::store::MemoryState;
@@ -94,7 +93,12 @@ pub(crate) struct TestChain {
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        let genesis = genesis(count);
+        Self::of(genesis(count))
+    }
+
+    /// Of a genesis whose nodes are those of [`genesis`] in order.
+    pub(crate) fn of(genesis: Genesis) -> Self {
+        let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -103,7 +107,7 @@ impl TestChain {
             state: root(&state),
         };
         Self {
-            host: Host::new(&genesis, tip).expect("a valid genesis"),
+            host: Host::new(genesis.chain_id(), tip, &state),
             state,
             blocks: Vec::new(),
             now: genesis.time.get(),
@@ -132,6 +136,8 @@ impl TestChain {
             key: key.public(),
             nonce,
             tip: Credits::ZERO,
+            fee_max: credits(1),
+            stamp: None,
             fee_payer: None,
             payload,
         };
@@ -184,10 +190,15 @@ impl TestChain {
     }
 
     pub(crate) fn build(&mut self) -> Block {
+        self.try_build().expect("a block")
+    }
+
+    pub(crate) fn try_build(&mut self) -> Result<Block, Refused> {
         self.now += BLOCK_MS;
         let proposer = self.host.height().get() as usize % self.nodes.len();
-        let key = self.nodes[proposer].consensus.clone();
-        self.host.build(&self.state, TimestampMs::new(self.now), &key).expect("a block")
+        let NodeSecrets { consensus, vrf, .. } = self.nodes[proposer].clone();
+        let keys = ProposerKeys { consensus, vrf };
+        self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
     /// Builds, decides and applies the next block; credits must be conserved after it.
@@ -215,8 +226,8 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::new(count);
-    assert_eq!(&chain.genesis, genesis);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain.decide(&block).expect("a block that was valid once");
