@@ -19,6 +19,7 @@
 
 pub mod blobs;
 pub mod block_log;
+pub mod check;
 mod durable;
 pub mod identity;
 pub mod integrity;
@@ -33,6 +34,7 @@ pub mod retention;
 pub mod signer_guard;
 pub mod snapshot;
 pub mod state;
+pub mod transfer;
 mod tree;
 
 pub use blobs::{BlobError, BlobStore, PartialBlob, ServedBlob};

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::block_log::repair::{cut, survey};
 use crate::block_log::{BlockLogError, FOLDER, Survey};
+use crate::durable::FileError;
 use crate::identity::{self, IdentityError};
 use crate::ledger::free_name;
 use crate::lock::{DirectoryLock, LockError};
@@ -23,9 +24,12 @@ pub enum RepairError {
     /// Not a data directory of this network.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// A file operation failed.
+    /// The block log cannot be read or written.
     #[error(transparent)]
     BlockLog(#[from] BlockLogError),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// An older directory.
     #[error("the directory has schema {0}: open it with the node once, which migrates it")]
     OldSchema(u32),
@@ -47,7 +51,8 @@ pub fn cut_damage(dir: &Path, chain: &ChainId) -> Result<(Survey, Option<PathBuf
     Ok((found, moved))
 }
 
-fn prepare(dir: &Path, chain: &ChainId) -> Result<DirectoryLock, RepairError> {
+/// Locks the directory of a stopped node.
+pub(crate) fn prepare(dir: &Path, chain: &ChainId) -> Result<DirectoryLock, RepairError> {
     let lock = DirectoryLock::acquire(dir)?;
     let schema = identity::claim(dir, chain)?;
     if schema != identity::SCHEMA_VERSION {
