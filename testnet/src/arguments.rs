@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
 use crate::corpus;
+use crate::crash_store;
 use crate::evil_worker;
+use crate::rot;
 
 /// Fewest nodes: three publish, one keeps its data private, and a panel of three others must
 /// outvote the one that lies.
@@ -58,6 +60,13 @@ pub enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Flip bits and cut files of the ledger's stores; each must end repaired or refused.
+    Rot(rot::Options),
+    /// Kill a process that writes the stores, again and again; nothing acknowledged may be lost.
+    CrashStore(crash_store::Options),
+    /// The process that `crash-store` kills.
+    #[command(hide = true)]
+    CrashStoreChild(crash_store::child::Options),
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
     /// Put libtorch under `.libtorch/` and nothing else.
