@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::corpus;
 use crate::evil_worker;
+use crate::sim;
 
 /// Fewest nodes: three publish, one keeps its data private, and a panel of three others must
 /// outvote the one that lies.
@@ -53,6 +54,8 @@ pub enum Command {
     EvilWorker(evil_worker::Options),
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
+    /// Simulate networks of validators in virtual time, with faults, and check what must hold.
+    Sim(sim::Options),
     /// Put libtorch under `.libtorch/` and nothing else.
     Setup,
 }

@@ -15,6 +15,7 @@ pub mod evil_worker;
 pub mod frames;
 pub mod progress;
 pub mod setup;
+pub mod sim;
 pub mod verify;
 pub mod worker_client;
 pub mod workspace;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ayni_testnet::arguments::{Arguments, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{demo, evil_worker, setup, verify};
+use ayni_testnet::{demo, evil_worker, setup, sim, verify};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -24,6 +24,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Up(network) => prepared(&network).and_then(|at| demo::up(&at, &network)),
         Command::EvilWorker(options) => evil_worker::run(options),
         Command::Verify => verify::run(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
+        Command::Sim(options) => sim::run(&options),
         Command::Setup => setup::libtorch(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
     }
 }
