@@ -289,11 +289,7 @@ impl Behaviour {
     }
 }
 
-fn sign_vote(
-    io: &Io<'_>,
-    secrets: &NodeSecrets,
-    vote: consensus::Vote,
-) -> SignedVote<SimContext> {
+fn sign_vote(io: &Io<'_>, secrets: &NodeSecrets, vote: consensus::Vote) -> SignedVote<SimContext> {
     let signature = io.shared.signatures.sign(&secrets.consensus, Namespace::Vote, &vote);
     SignedVote::<SimContext>::new(Vote::new(vote), Signature(signature))
 }

@@ -103,7 +103,7 @@ impl Network {
         let root = store
             .commit(Height::ZERO, &changes, BlockHash::default())
             .expect("genesis fits an empty store");
-        let first = Snapshot { height: Height::ZERO, block: BlockHash::default(), root, store };
+        let first = Snapshot::new(Height::ZERO, BlockHash::default(), root, store);
         Self { chain: genesis.chain_id(), genesis, secrets, clients, first: Rc::new(first) }
     }
 }
@@ -113,10 +113,17 @@ pub(super) struct Snapshot {
     pub(super) height: Height,
     pub(super) block: BlockHash,
     pub(super) root: StateRoot,
-    pub(super) store: MemoryStateStore,
+    /// Chain time.
+    pub(super) time: TimestampMs,
+    store: MemoryStateStore,
 }
 
 impl Snapshot {
+    fn new(height: Height, block: BlockHash, root: StateRoot, store: MemoryStateStore) -> Self {
+        let time = State::new(&store).chain().time;
+        Self { height, block, root, time, store }
+    }
+
     fn tip(&self, certificate: Option<CommitCertificate>) -> Tip {
         Tip { height: self.height, block: self.block, certificate, state: self.root }
     }
@@ -125,22 +132,6 @@ impl Snapshot {
     pub(super) fn nonce(&self, key: &SecretKey) -> u64 {
         let public = key.public();
         State::new(&self.store).nonce(&public.account_id(), &public)
-    }
-
-    /// Stake of a validator that the ledger still holds, in micro-credits.
-    pub(super) fn stake(&self, validator: &ValidatorId) -> u64 {
-        let node = State::new(&self.store).node_of_validator(validator);
-        node.map_or(0, |node| node.stake.micro())
-    }
-
-    /// Whether blocks of the state's chain prove a double vote.
-    pub(super) fn double_signs(&self) -> u64 {
-        State::new(&self.store).chain().double_signs
-    }
-
-    /// Chain time after the block.
-    pub(super) fn time(&self) -> TimestampMs {
-        State::new(&self.store).chain().time
     }
 
     /// A host that stands here.
@@ -191,11 +182,18 @@ struct Reference {
     applied: BTreeMap<ContentHash, (StateChanges, Rc<Snapshot>)>,
 }
 
+/// A block that was decoded, and the hash of its bytes: a header's hash does not tell its body.
+pub(super) struct Opened {
+    pub(super) block: Block,
+    content: ContentHash,
+}
+
 /// See the module.
 pub(super) struct Execution {
     network: Rc<Network>,
     signatures: Signatures,
     references: BTreeMap<(StateRoot, BlockHash), Reference>,
+    opened: BTreeMap<(ContentHash, BlockHash), Option<Rc<Opened>>>,
     /// States whose credits do not add up.
     pub(super) unbalanced: Vec<String>,
     /// Blocks checked and applied for real.
@@ -208,6 +206,7 @@ impl Execution {
             network,
             signatures,
             references: BTreeMap::new(),
+            opened: BTreeMap::new(),
             unbalanced: Vec::new(),
             executed: 0,
         };
@@ -225,15 +224,31 @@ impl Execution {
         })
     }
 
-    /// What `Host::check` says of `block` on the state `at`.
-    pub(super) fn check(&mut self, at: &Snapshot, block: &Block) -> Result<(), Refused> {
-        let hash = codec::hash(block);
+    /// Decodes a block and checks that its bytes are the only ones its header stands for, as the
+    /// daemon does with every body.
+    pub(super) fn open(&mut self, bytes: &[u8], hash: &BlockHash) -> Option<Rc<Opened>> {
+        let content = ContentHash::of(bytes);
+        self.opened
+            .entry((content, *hash))
+            .or_insert_with(|| open(bytes, hash).map(|block| Rc::new(Opened { block, content })))
+            .clone()
+    }
+
+    /// What `Host::check` says of a block on the state `at`.
+    pub(super) fn check(&mut self, at: &Snapshot, opened: &Opened) -> Result<(), Refused> {
+        let signatures = self.signatures.clone();
         let reference = self.reference(at);
-        if let Some(verdict) = reference.verdicts.get(&hash) {
+        if let Some(verdict) = reference.verdicts.get(&opened.content) {
             return verdict.clone();
         }
-        let verdict = reference.host.check(&at.store, block);
-        reference.verdicts.insert(hash, verdict.clone());
+        // The host does not verify again what its mempool holds.
+        for transaction in &opened.block.transactions {
+            if let Some(verified) = signatures.transaction(transaction) {
+                submit(&mut reference.host, at, verified);
+            }
+        }
+        let verdict = reference.host.check(&at.store, &opened.block);
+        reference.verdicts.insert(opened.content, verdict.clone());
         self.executed += 1;
         verdict
     }
@@ -243,12 +258,11 @@ impl Execution {
         &mut self,
         at: &Snapshot,
         decided: DecidedBlock,
-        block: &Block,
+        opened: &Opened,
     ) -> Result<(Decision, Rc<Snapshot>), Refused> {
-        let hash = codec::hash(block);
         let signatures = self.signatures.clone();
         let reference = self.reference(at);
-        if let Some((changes, after)) = reference.applied.get(&hash) {
+        if let Some((changes, after)) = reference.applied.get(&opened.content) {
             let certificate = &decided.certificate;
             if certificate.height != after.height || certificate.block != after.block {
                 return Err(Refused::Header("the certificate is of another block"));
@@ -264,9 +278,10 @@ impl Execution {
             };
             return Ok((decision, Rc::clone(after)));
         }
-        let decision = reference.host.decide(&at.store, decided, block)?;
+        let decision = reference.host.decide(&at.store, decided, &opened.block)?;
         let after = Rc::new(apply(at, &decision));
-        reference.applied.insert(hash, (decision.changes.clone(), Rc::clone(&after)));
+        let remembered = (decision.changes.clone(), Rc::clone(&after));
+        reference.applied.insert(opened.content, remembered);
         self.executed += 1;
         self.audit(&after);
         Ok((decision, after))
@@ -285,7 +300,18 @@ fn apply(at: &Snapshot, decision: &Decision) -> Snapshot {
     let root = store
         .commit(decision.height, &decision.changes, decision.block)
         .expect("a decided block's changes fit the store");
-    Snapshot { height: decision.height, block: decision.block, root, store }
+    Snapshot::new(decision.height, decision.block, root, store)
+}
+
+fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
+    let block: Block = codec::decode(bytes).ok()?;
+    let header = &block.header;
+    let certificate =
+        block.parent_certificate.as_ref().map_or(ContentHash::default(), CommitCertificate::hash);
+    let is_bound = header.hash() == *hash
+        && header.transactions == Block::contents_root(&block.transactions, &block.evidence)
+        && header.parent_certificate == certificate;
+    is_bound.then_some(block)
 }
 
 /// Applies decided blocks from genesis with a fresh host and nothing remembered.

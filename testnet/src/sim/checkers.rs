@@ -164,13 +164,10 @@ impl Checkers {
         after: &Snapshot,
     ) {
         let grows = after.height == before.height.plus(1) && parent == before.block;
-        if !grows || after.time() < before.time() {
+        if !grows || after.time < before.time {
             let text = format!(
                 "instance {instance} went from {} at {} to {} at {}",
-                before.block,
-                before.height,
-                after.block,
-                after.height
+                before.block, before.height, after.block, after.height
             );
             self.violated(Checker::MonotoneHead, text);
         }

@@ -97,8 +97,8 @@ counts! {
 }
 
 /// What a run is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
     /// At most f Byzantine: no checker may fire.
     Search,
     /// f+1 Byzantine twins on both sides of a partition: agreement must fall.

@@ -165,13 +165,7 @@ pub(super) struct World {
 
 impl World {
     /// A network at time 0, all nodes about to boot; disks lie in `directory`.
-    pub(super) fn new(
-        seed: u64,
-        mode: Mode,
-        heights: u64,
-        directory: &Path,
-        traces: bool,
-    ) -> Self {
+    pub(super) fn new(seed: u64, mode: Mode, heights: u64, directory: &Path, traces: bool) -> Self {
         let mut chaos = Random::new(seed, "faults", 0);
         let faults = Faults::draw(mode, &mut chaos);
         let network = Rc::new(Network::new(&faults.stakes, CLIENTS));
@@ -195,7 +189,12 @@ impl World {
             .map(|(instance, validator)| {
                 let number = instance as u64;
                 let behaviour = faults.plans[*validator].clone().map(|plan| {
-                    Behaviour::new(plan, Random::new(seed, "byzantine", number), instance, instances)
+                    Behaviour::new(
+                        plan,
+                        Random::new(seed, "byzantine", number),
+                        instance,
+                        instances,
+                    )
                 });
                 let clock = Clock {
                     offset_ms: chaos.below(faults.skew_ms + 1),
@@ -282,9 +281,7 @@ impl World {
     fn is_over(&mut self) -> bool {
         if self.mode != Mode::Search {
             let cap = self.target.get() * FAULTY_PER_HEIGHT;
-            return !self.shared.checks.is_clean()
-                || self.best >= self.target
-                || self.now > cap;
+            return !self.shared.checks.is_clean() || self.best >= self.target || self.now > cap;
         }
         if self.lowest >= self.target {
             return true;
@@ -465,7 +462,8 @@ impl World {
 
     fn schedule_crash(&mut self) {
         if self.faults.crash_every > 0 {
-            let after = self.chaos.between(self.faults.crash_every / 2, self.faults.crash_every * 2);
+            let after =
+                self.chaos.between(self.faults.crash_every / 2, self.faults.crash_every * 2);
             self.push(after, Event::Crash);
         }
     }

@@ -6,22 +6,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use malachite_core_consensus::{Input, MisbehaviorEvidence, ProposedValue};
-use malachite_core_types::{
-    CommitCertificate as EngineCertificate, Round, Validity, ValueOrigin,
-};
+use malachite_core_types::{CommitCertificate as EngineCertificate, Round, Validity, ValueOrigin};
 use protocol::amount::{Height as BlockHeight, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{BodyOffer, CommitCertificate, CommitSignature, ProposalBody};
 use protocol::ids::{BlockHash, ValidatorId};
-use protocol::keys::Namespace;
+use protocol::keys::{Namespace, Signature};
 use protocol::transaction::SignedTransaction;
 
 use super::super::chain;
 use super::super::checkers::Checker;
 use super::super::context::{Address, Height, SimContext, Value, defined};
 use super::super::message::{MS, Message, Request, SECOND, Time};
-use super::proposals::{self, Judged, Place};
+use super::proposals::{Judged, Place};
 use super::{Building, Io, Local, Node, Stop};
 
 /// How long a proposer waits for transactions, as in the daemon.
@@ -95,11 +93,16 @@ impl Node {
             let decided =
                 self.disk.decided(self.at.height.plus(1)).expect("the block log has no gap");
             certificate = Some(decided.certificate.clone());
-            let block: Block = codec::decode(&decided.block).expect("a stored block decodes");
-            match io.shared.execution.decide(&self.at, decided, &block) {
+            let opened = io
+                .shared
+                .execution
+                .open(&decided.block, &decided.certificate.block)
+                .expect("a stored block decodes");
+            match io.shared.execution.decide(&self.at, decided, &opened) {
                 Ok((_, after)) => self.at = after,
                 Err(refused) => {
-                    let text = format!("block {} does not replay: {refused}", block.header.height);
+                    let height = opened.block.header.height;
+                    let text = format!("block {height} does not replay: {refused}");
                     io.shared.checks.violated(Checker::Validity, text);
                     break;
                 }
@@ -221,8 +224,7 @@ impl Node {
             None => block,
         };
         let hash = block.header.hash();
-        let body =
-            self.offer(io, building.height, building.round, hash, codec::encode(&block))?;
+        let body = self.offer(io, building.height, building.round, hash, codec::encode(&block))?;
         self.publish(io, Message::Body(body))?;
         self.propose(building.height, building.round, hash);
         Ok(())
@@ -286,12 +288,13 @@ impl Node {
         io: &mut Io<'_>,
         body: Rc<ProposalBody>,
     ) -> Result<Option<ProposedValue<SimContext>>, Stop> {
-        let Some(block) = proposals::open(&body.block, &body.offer.block) else {
+        let Some(opened) = io.shared.execution.open(&body.block, &body.offer.block) else {
             return Ok(None);
         };
-        let is_fitting = block.header.height == body.offer.height
-            && block.header.chain == io.shared.network.chain;
-        let is_valid = is_fitting && io.shared.execution.check(&self.at, &block).is_ok();
+        let header = &opened.block.header;
+        let is_fitting =
+            header.height == body.offer.height && header.chain == io.shared.network.chain;
+        let is_valid = is_fitting && io.shared.execution.check(&self.at, &opened).is_ok();
         if is_valid {
             self.disk.store_body(&body)?;
         } else {
@@ -318,11 +321,11 @@ impl Node {
         let Some(bytes) = bytes else {
             return Err(self.failed(io, "decided a block that was never seen"));
         };
-        let Some(block) = proposals::open(&bytes, &hash) else {
+        let Some(opened) = io.shared.execution.open(&bytes, &hash) else {
             return Err(self.failed(io, "decided a block that does not decode"));
         };
         let decided = DecidedBlock { block: bytes, certificate };
-        let (decision, after) = match io.shared.execution.decide(&self.at, decided, &block) {
+        let (decision, after) = match io.shared.execution.decide(&self.at, decided, &opened) {
             Ok(found) => found,
             Err(refused) => {
                 if self.is_honest {
@@ -334,7 +337,7 @@ impl Node {
         };
         self.disk.append(&decision.decided, &after)?;
         if self.is_honest {
-            let parent = block.header.parent;
+            let parent = opened.block.header.parent;
             io.shared.checks.moved(self.instance, &self.at, parent, &after);
             io.shared.checks.acknowledged(self.instance, after.height);
         }
@@ -385,6 +388,9 @@ impl Node {
     }
 
     /// A block whose certificate the engine has verified; `None` is the sender's fault.
+    ///
+    /// Its bytes are stored first: the engine's log will say that the value was seen, and after a
+    /// crash the engine may decide it without asking for its bytes again.
     pub(super) fn synced_value(
         &mut self,
         io: &mut Io<'_>,
@@ -392,23 +398,33 @@ impl Node {
         round: Round,
         proposer: Address,
         bytes: &[u8],
-    ) -> Option<ProposedValue<SimContext>> {
-        let block: Block = codec::decode(bytes).ok()?;
+    ) -> Result<Option<ProposedValue<SimContext>>, Stop> {
+        let Ok(block) = codec::decode::<Block>(bytes) else { return Ok(None) };
         let hash = block.header.hash();
-        let block = proposals::open(bytes, &hash)?;
-        if block.header.height != height || block.header.chain != io.shared.network.chain {
-            return None;
+        let Some(opened) = io.shared.execution.open(bytes, &hash) else { return Ok(None) };
+        let header = &opened.block.header;
+        if header.height != height || header.chain != io.shared.network.chain {
+            return Ok(None);
         }
-        let is_valid = io.shared.execution.check(&self.at, &block).is_ok();
+        let is_valid = io.shared.execution.check(&self.at, &opened).is_ok();
+        if is_valid {
+            self.disk.store_body(&ProposalBody {
+                offer: BodyOffer { height, round: defined(round), block: hash },
+                proposer: proposer.0,
+                block: bytes.to_vec(),
+                // The proposer's is not known; nobody is offered this body.
+                signature: Signature::from_bytes([0; 64]),
+            })?;
+        }
         self.proposals.keep_synced(hash, Rc::new(bytes.to_vec()));
-        Some(ProposedValue {
+        Ok(Some(ProposedValue {
             height: Height(height),
             round,
             valid_round: Round::Nil,
             proposer,
             value: Value(hash),
             validity: Validity::from_bool(is_valid),
-        })
+        }))
     }
 }
 

@@ -240,8 +240,11 @@ impl Node {
                 }
                 Err(Stop::Failed) => {
                     let height = self.height();
-                    self.failures =
-                        if self.failures.0 == height { (height, self.failures.1 + 1) } else { (height, 1) };
+                    self.failures = if self.failures.0 == height {
+                        (height, self.failures.1 + 1)
+                    } else {
+                        (height, 1)
+                    };
                     if self.failures.1 > RESTARTS_MAX {
                         return self.kill();
                     }
@@ -309,9 +312,7 @@ impl Node {
     pub(super) fn ring(&mut self, io: &mut Io<'_>, id: u64) {
         let Some(place) = self.timers.iter().position(|(_, known)| *known == id) else { return };
         let (timeout, _) = self.timers.swap_remove(place);
-        let result = self
-            .process(io, Input::TimeoutElapsed(timeout))
-            .and_then(|()| self.drain(io));
+        let result = self.process(io, Input::TimeoutElapsed(timeout)).and_then(|()| self.drain(io));
         self.settle(io, result);
     }
 

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use protocol::amount::Height;
-use protocol::block::Block;
-use protocol::codec;
-use protocol::consensus::{CommitCertificate, ProposalBody};
-use protocol::ids::{BlockHash, ContentHash, ValidatorId};
+use protocol::consensus::ProposalBody;
+use protocol::ids::{BlockHash, ValidatorId};
 use protocol::limits;
 
 /// Synced blocks kept for the current height.
@@ -160,16 +158,4 @@ impl Proposals {
             synced.map(|(_, bytes)| bytes.as_ref().clone())
         })
     }
-}
-
-/// Decodes a block and checks that its bytes are the only ones its header stands for.
-pub(super) fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
-    let block: Block = codec::decode(bytes).ok()?;
-    let header = &block.header;
-    let certificate =
-        block.parent_certificate.as_ref().map_or(ContentHash::default(), CommitCertificate::hash);
-    let is_bound = header.hash() == *hash
-        && header.transactions == Block::contents_root(&block.transactions, &block.evidence)
-        && header.parent_certificate == certificate;
-    is_bound.then_some(block)
 }

@@ -165,7 +165,7 @@ impl Node {
             Effect::CertVerifiedSyncValue(value, proposer, r) => {
                 let certificate = &value.certificate;
                 let (height, round) = (certificate.height.0, certificate.round);
-                let found = self.synced_value(io, height, round, proposer, &value.value_bytes);
+                let found = self.synced_value(io, height, round, proposer, &value.value_bytes)?;
                 match found.filter(|found| found.value.id() == certificate.value_id) {
                     Some(proposed) => {
                         let input = Input::ProposedValue(proposed, ValueOrigin::Sync);
