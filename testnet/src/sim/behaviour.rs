@@ -202,7 +202,7 @@ impl Behaviour {
         &mut self,
         io: &mut Io<'_>,
         secrets: &NodeSecrets,
-        vote: SignedVote<SimContext>,
+        vote: Rc<SignedVote<SimContext>>,
     ) {
         if self.random.chance(self.plan.junk_votes_ppm) {
             io.shared.counts.junk_votes += 1;
@@ -210,7 +210,8 @@ impl Behaviour {
             junk.block = Some(BlockHash::from_bytes(self.random.bytes()));
             junk.round += u32::try_from(self.random.below(14)).unwrap_or(0) + 1;
             junk.height = junk.height.plus(self.random.below(3));
-            io.requests.push(Request::Broadcast(Message::Vote(sign_vote(io, secrets, junk))));
+            io.requests
+                .push(Request::Broadcast(Message::Vote(sign_vote(io, secrets, junk).into())));
         }
         if !self.random.chance(self.plan.double_votes_ppm) {
             io.requests.push(Request::Broadcast(Message::Vote(vote)));
@@ -223,7 +224,7 @@ impl Behaviour {
             (Some(_), None) => None,
             (None, _) => Some(BlockHash::from_bytes(self.random.bytes())),
         };
-        let other = sign_vote(io, secrets, other);
+        let other = Rc::new(sign_vote(io, secrets, other));
         if self.plan.is_loud {
             self.loud_double_votes += 1;
             io.requests.push(Request::Broadcast(Message::Vote(vote)));
@@ -259,16 +260,16 @@ impl Behaviour {
         io: &Io<'_>,
         secrets: &NodeSecrets,
         first: &SignedProposal<SimContext>,
-    ) -> Option<SignedProposal<SimContext>> {
+    ) -> Option<Rc<SignedProposal<SimContext>>> {
         let inner = first.message.inner();
         let block = self.second_of(&inner.block)?.header.hash();
         let other = consensus::Proposal { block, ..*inner };
         let signature = io.shared.signatures.sign(&secrets.consensus, Namespace::Proposal, &other);
-        Some(SignedProposal::<SimContext>::new(Proposal::new(other), Signature(signature)))
+        Some(Rc::new(SignedProposal::<SimContext>::new(Proposal::new(other), Signature(signature))))
     }
 
     /// Answers a node that fetches blocks, or lies to it.
-    pub(super) fn before_serving(&mut self, blocks: &mut Vec<DecidedBlock>, counts: &mut Counts) {
+    pub(super) fn before_serving(&mut self, blocks: &mut [DecidedBlock], counts: &mut Counts) {
         if blocks.is_empty() || !self.random.chance(self.plan.lies_ppm) {
             return;
         }

@@ -22,9 +22,9 @@ pub(super) const SECOND: Time = 1_000 * MS;
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// A vote, fresh or again.
-    Vote(SignedVote<SimContext>),
+    Vote(Rc<SignedVote<SimContext>>),
     /// A proposal.
-    Proposal(SignedProposal<SimContext>),
+    Proposal(Rc<SignedProposal<SimContext>>),
     /// A polka certificate.
     Polka(Rc<PolkaCertificate<SimContext>>),
     /// A round certificate.

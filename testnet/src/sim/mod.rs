@@ -39,10 +39,12 @@ mod disk;
 pub mod faults;
 mod message;
 mod node;
+mod queue;
 mod random;
 mod report;
 mod seeds;
 mod signatures;
+mod verdict;
 mod world;
 
 use std::process::ExitCode;

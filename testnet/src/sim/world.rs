@@ -6,26 +6,23 @@
 //! Two phases: faults until four fifths of the heights are decided (or time is up), then healing,
 //! after which every honest node has to go on. Byzantine validators never heal.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 
 use malachite_core_types::LinearTimeouts;
 use malachite_metrics::Metrics;
 use protocol::amount::Height;
-use protocol::block::{Block, DecidedBlock, Evidence};
-use protocol::codec;
-use protocol::transaction::SignedTransaction;
 
 use super::behaviour::Behaviour;
-use super::chain::{self, Execution, Network};
+use super::chain::{Execution, Network};
 use super::checkers::{Checker, Checkers, Violation};
 use super::clients::Clients;
 use super::disk::Disk;
 use super::faults::{Counts, Faults, Mode};
 use super::message::{MS, Message, Request, SECOND, Time};
 use super::node::{Clock, Damage, Io, Node, Shared};
+use super::queue::{Event, Queue};
 use super::random::{ALWAYS, Random};
 use super::signatures::Signatures;
 
@@ -39,86 +36,6 @@ const FAULTY_PER_HEIGHT: Time = 10 * SECOND;
 const REMEMBERED_MAX: usize = 128;
 /// Accounts of clients.
 const CLIENTS: usize = 6;
-/// Double votes shown to everybody, after which their author must be on the ledger.
-const LOUD_MAX: u64 = 60;
-/// One seed in this many replays its blocks from genesis.
-const REPLAY_EVERY: u64 = 10;
-
-enum Event {
-    Deliver { from: usize, to: usize, message: Message },
-    Ring { node: usize, id: u64 },
-    Build { node: usize, id: u64 },
-    SyncTimeout { node: usize, id: u64 },
-    Status { node: usize },
-    Submit { node: usize, transaction: Rc<SignedTransaction> },
-    Boot { node: usize },
-    Crash,
-    Partition,
-    Mend,
-}
-
-impl Event {
-    fn describe(&self) -> (u8, usize, [u8; 8]) {
-        match self {
-            Self::Deliver { to, message, .. } => (0, *to, message.digest()),
-            Self::Ring { node, id } => (1, *node, id.to_le_bytes()),
-            Self::Build { node, id } => (2, *node, id.to_le_bytes()),
-            Self::SyncTimeout { node, id } => (3, *node, id.to_le_bytes()),
-            Self::Status { node } => (4, *node, [0; 8]),
-            Self::Submit { node, transaction } => {
-                let bytes = transaction.signature.as_bytes();
-                (5, *node, bytes.first_chunk::<8>().copied().unwrap_or_default())
-            }
-            Self::Boot { node } => (6, *node, [0; 8]),
-            Self::Crash => (7, 0, [0; 8]),
-            Self::Partition => (8, 0, [0; 8]),
-            Self::Mend => (9, 0, [0; 8]),
-        }
-    }
-
-    fn line(&self) -> String {
-        match self {
-            Self::Deliver { from, to, message } => {
-                format!("{from}->{to} {} {}", message.name(), message.describe())
-            }
-            Self::Ring { node, id } => format!("{node} timer {id}"),
-            Self::Build { node, .. } => format!("{node} builds"),
-            Self::SyncTimeout { node, .. } => format!("{node} sync timeout"),
-            Self::Status { node } => format!("{node} status"),
-            Self::Submit { node, .. } => format!("{node} client's transaction"),
-            Self::Boot { node } => format!("{node} boots"),
-            Self::Crash => "crash".to_owned(),
-            Self::Partition => "partition".to_owned(),
-            Self::Mend => "partition mended".to_owned(),
-        }
-    }
-}
-
-struct Entry {
-    time: Time,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.time, self.number).cmp(&(other.time, other.number))
-    }
-}
 
 /// How one seed ended.
 #[derive(Clone, Debug)]
@@ -138,29 +55,28 @@ pub(super) struct Outcome {
 
 /// See the module.
 pub(super) struct World {
-    seed: u64,
-    mode: Mode,
+    pub(super) seed: u64,
+    pub(super) mode: Mode,
     target: Height,
-    shared: Shared,
-    nodes: Vec<Node>,
+    pub(super) shared: Shared,
+    pub(super) nodes: Vec<Node>,
     faults: Faults,
     clients: Clients,
-    queue: BinaryHeap<Reverse<Entry>>,
-    number: u64,
-    now: Time,
+    queue: Queue,
+    pub(super) now: Time,
     net: Random,
     chaos: Random,
     /// The side of each instance while the network is partitioned.
     sides: Option<Vec<bool>>,
     recent: VecDeque<(usize, usize, Message)>,
     requests: Vec<Request>,
-    hasher: blake3::Hasher,
+    pub(super) hasher: blake3::Hasher,
     traces: bool,
     is_healed: bool,
     best: Height,
-    lowest: Height,
+    pub(super) lowest: Height,
     deadline: Time,
-    events: u64,
+    pub(super) events: u64,
 }
 
 impl World {
@@ -220,8 +136,7 @@ impl World {
             shared,
             nodes,
             clients,
-            queue: BinaryHeap::new(),
-            number: 0,
+            queue: Queue::default(),
             now: 0,
             net: Random::new(seed, "network", 0),
             chaos,
@@ -240,9 +155,7 @@ impl World {
     }
 
     fn push(&mut self, after: Time, event: Event) {
-        self.number += 1;
-        let time = self.now.saturating_add(after);
-        self.queue.push(Reverse(Entry { time, number: self.number, event }));
+        self.queue.push(self.now.saturating_add(after), event);
     }
 
     /// Runs to the end.
@@ -255,13 +168,13 @@ impl World {
         }
         self.schedule_crash();
         self.schedule_partition();
-        while let Some(Reverse(entry)) = self.queue.pop() {
-            self.now = entry.time;
+        while let Some((time, event)) = self.queue.pop() {
+            self.now = time;
             if self.is_over() {
                 break;
             }
-            self.note(&entry.event);
-            self.dispatch(entry.event);
+            self.note(&event);
+            self.dispatch(event);
             self.advance();
         }
         self.finish()
@@ -542,100 +455,6 @@ impl World {
         for (node, transaction) in submissions {
             let after = self.net.below(SECOND / 2);
             self.push(after, Event::Submit { node, transaction });
-        }
-    }
-
-    fn finish(mut self) -> Outcome {
-        for node in &self.nodes {
-            self.shared.counts.torn += node.disk.losses.torn;
-            self.shared.counts.unsynced += node.disk.losses.unsynced;
-        }
-        for text in std::mem::take(&mut self.shared.execution.unbalanced) {
-            self.shared.checks.violated(Checker::Conservation, text);
-        }
-        let mut is_replayed = false;
-        if self.mode == Mode::Search {
-            self.judge_evidence();
-            if self.seed.is_multiple_of(REPLAY_EVERY) {
-                is_replayed = true;
-                self.replay();
-            }
-        }
-        for node in &self.nodes {
-            self.hasher.update(node.at.root.as_bytes());
-        }
-        Outcome {
-            hash: *self.hasher.finalize().as_bytes(),
-            heights: self.lowest.get(),
-            events: self.events,
-            time: self.now,
-            executed: self.shared.execution.executed,
-            counts: self.shared.counts,
-            violations: self.shared.checks.into_violations(),
-            is_replayed,
-        }
-    }
-
-    /// The blocks of a node's log.
-    fn blocks_of(node: &Node) -> Vec<DecidedBlock> {
-        (1..=node.height().get()).map_while(|h| node.disk.decided(Height::new(h))).collect()
-    }
-
-    /// Nobody honest is named; who votes twice before everybody's eyes is.
-    fn judge_evidence(&mut self) {
-        let ids: Vec<_> = self
-            .shared
-            .network
-            .secrets
-            .iter()
-            .map(|secrets| secrets.consensus.public().validator_id())
-            .collect();
-        let Some(node) = self.nodes.iter().find(|node| node.is_honest && node.is_up) else {
-            return;
-        };
-        let mut named = BTreeSet::new();
-        for decided in Self::blocks_of(node) {
-            let block: Block = codec::decode(&decided.block).expect("a stored block decodes");
-            for Evidence::DoubleVote { first, .. } in &block.evidence {
-                named.insert(first.0.validator);
-            }
-        }
-        let mut texts = Vec::new();
-        for node in &self.nodes {
-            let is_named = named.contains(&ids[node.validator]);
-            if node.is_honest && is_named {
-                texts.push(format!("honest validator {} is named", node.validator));
-            }
-            if node.loud_double_votes() >= LOUD_MAX && !is_named {
-                texts.push(format!(
-                    "validator {} voted twice {} times and is not named",
-                    node.validator,
-                    node.loud_double_votes()
-                ));
-            }
-        }
-        for text in texts {
-            self.shared.checks.violated(Checker::Evidence, text);
-        }
-    }
-
-    /// Replays every honest node's log and compares roots.
-    fn replay(&mut self) {
-        let mut texts = Vec::new();
-        for node in self.nodes.iter().filter(|node| node.is_honest && node.is_up) {
-            match chain::replay(&self.shared.network, &Self::blocks_of(node)) {
-                Ok(root) if root == node.at.root => {}
-                Ok(root) => texts.push(format!(
-                    "instance {} has root {}, its blocks give {root}",
-                    node.instance, node.at.root
-                )),
-                Err(text) => texts.push(format!("instance {}: {text}", node.instance)),
-            }
-            // The others hold the same blocks, which agreement has compared.
-            break;
-        }
-        for text in texts {
-            self.shared.checks.violated(Checker::Replay, text);
         }
     }
 }

@@ -262,15 +262,15 @@ impl Node {
             Effect::PublishConsensusMsg(message, r) => {
                 self.flush()?;
                 let message = match message {
-                    SignedConsensusMsg::Vote(vote) => Message::Vote(vote),
-                    SignedConsensusMsg::Proposal(proposal) => Message::Proposal(proposal),
+                    SignedConsensusMsg::Vote(vote) => Message::Vote(vote.into()),
+                    SignedConsensusMsg::Proposal(proposal) => Message::Proposal(proposal.into()),
                 };
                 self.publish(io, message)?;
                 Ok(r.resume_with(()))
             }
             Effect::PublishLivenessMsg(message, r) => {
                 let message = match message {
-                    LivenessMsg::Vote(vote) => Message::Vote(vote),
+                    LivenessMsg::Vote(vote) => Message::Vote(vote.into()),
                     LivenessMsg::PolkaCertificate(certificate) => {
                         Message::Polka(certificate.into())
                     }
@@ -282,7 +282,7 @@ impl Node {
                 Ok(r.resume_with(()))
             }
             Effect::RepublishVote(vote, r) => {
-                self.publish(io, Message::Vote(vote))?;
+                self.publish(io, Message::Vote(vote.into()))?;
                 Ok(r.resume_with(()))
             }
             Effect::RepublishRoundCertificate(certificate, r) => {

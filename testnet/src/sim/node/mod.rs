@@ -271,8 +271,10 @@ impl Node {
 
     fn received(&mut self, io: &mut Io<'_>, from: usize, message: Message) -> Result<(), Stop> {
         match message {
-            Message::Vote(vote) => self.process(io, Input::Vote(vote)),
-            Message::Proposal(proposal) => self.process(io, Input::Proposal(proposal)),
+            Message::Vote(vote) => self.process(io, Input::Vote(vote.as_ref().clone())),
+            Message::Proposal(proposal) => {
+                self.process(io, Input::Proposal(proposal.as_ref().clone()))
+            }
             Message::Polka(certificate) => {
                 self.process(io, Input::PolkaCertificate(certificate.as_ref().clone()))
             }
