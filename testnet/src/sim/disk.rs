@@ -368,3 +368,64 @@ fn truncate(path: &Path, length: u64) {
     let file = OpenOptions::new().write(true).open(path).expect("a log can be opened");
     file.set_len(length).expect("a log can be cut");
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::BlockHash;
+    use storage::Step;
+
+    use super::super::chain::Network;
+    use super::*;
+
+    fn entry(round: u32, block: u8) -> GuardEntry {
+        let value = Some(BlockHash::from_bytes([block; 32]));
+        GuardEntry { height: Height::new(1), round, step: Step::Prevote, value }
+    }
+
+    #[test]
+    fn a_crash_in_the_guard_leaves_what_was_answered_and_never_two_values() {
+        let network = Network::new(&[1_000; 4], 0);
+        for seed in 0..40 {
+            let directory = tempfile::tempdir().unwrap();
+            let random = Random::new(seed, "disk", 0);
+            let first = Rc::clone(&network.first);
+            let path = directory.path().to_path_buf();
+            let mut disk = Disk::new(path, network.chain, first, true, random);
+            disk.open();
+            disk.light(2);
+            assert_eq!(disk.allows(&entry(0, 1)), Ok(true));
+            assert_eq!(disk.allows(&entry(1, 1)), Ok(true));
+            assert_eq!(disk.allows(&entry(2, 1)), Err(Crashed), "the fuse is out");
+            disk.crash();
+            disk.open();
+            // What was answered stands; what was not may have been written or not, but only once.
+            assert_eq!(disk.allows(&entry(0, 2)), Ok(false));
+            assert_eq!(disk.allows(&entry(1, 2)), Ok(false));
+            let other = disk.allows(&entry(2, 2)).unwrap();
+            assert_eq!(disk.allows(&entry(2, 1)), Ok(!other));
+        }
+    }
+
+    #[test]
+    fn the_engines_log_keeps_what_was_synced() {
+        let network = Network::new(&[1_000; 4], 0);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_path_buf();
+        let first = Rc::clone(&network.first);
+        let random = Random::new(5, "disk", 0);
+        let mut disk = Disk::new(path, network.chain, first, true, random);
+        let timeout = || {
+            let round = malachite_core_types::Round::new(0);
+            Input::TimeoutElapsed(malachite_core_types::Timeout::propose(round))
+        };
+        assert!(disk.start_wal(Height::new(1)).is_empty());
+        disk.append_wal(Height::new(1), timeout()).unwrap();
+        disk.flush_wal().unwrap();
+        (0..9).for_each(|_| disk.append_wal(Height::new(1), timeout()).unwrap());
+        disk.crash();
+        let kept = disk.start_wal(Height::new(1)).len();
+        assert!((1..=10).contains(&kept));
+        assert_eq!(disk.losses.unsynced, 10 - kept as u64);
+        assert!(disk.start_wal(Height::new(2)).is_empty(), "another height's entries go");
+    }
+}

@@ -107,6 +107,18 @@ pub enum Mode {
     NoGuard,
 }
 
+/// What is made durable first when something is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SignOrder {
+    /// The engine's log, then the guard's record: after a crash between them the log leads to the
+    /// same vote again, which the guard allows.
+    LogFirst,
+    /// The guard's record, then the engine's log with what led to the vote. A crash between them
+    /// can lead to another vote, which the guard refuses: the node abstains until the height is
+    /// final, and with another that is silent for any reason the network halts for ever.
+    GuardFirst,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Faults {

@@ -53,9 +53,9 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-pub use faults::Mode;
+pub use faults::{Mode, SignOrder};
 pub use report::{Control, Report};
-pub use seeds::{Scratch, SeedResult, run_seed};
+pub use seeds::{Scratch, SeedResult, Setup, run_seed};
 
 /// Longest time of a run, on two cores, for the work that it is stated for.
 const LIMIT_S: u64 = 300;
@@ -89,6 +89,9 @@ pub struct Options {
     /// Do not judge how long it took.
     #[arg(long)]
     pub no_time_limit: bool,
+    /// What is made durable first when something is signed.
+    #[arg(long, value_enum, default_value_t = SignOrder::LogFirst)]
+    pub sign_order: SignOrder,
     /// Replay this seed alone.
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
@@ -120,6 +123,10 @@ impl Options {
         Ok(())
     }
 
+    fn setup(&self, mode: Mode, heights: u64) -> Setup {
+        Setup { mode, heights, sign_order: self.sign_order, traces: false }
+    }
+
     /// Seconds that the run may take.
     fn limit_s(&self) -> Option<u64> {
         let work = self.seeds.saturating_mul(self.heights).max(LIMIT_WORK);
@@ -135,7 +142,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     seeds::keep_panics_quiet();
     if let Some(seed) = options.seed {
         let mode = options.mode;
-        let result = run_seed(seed, mode, options.heights, &scratch, options.trace);
+        let setup = Setup { traces: options.trace, ..options.setup(mode, options.heights) };
+        let result = run_seed(seed, &setup, &scratch);
         report::print_seed(&result, options.heights, mode);
         let is_good = result.violations.is_empty() == (mode == Mode::Search);
         return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -157,7 +165,8 @@ pub fn measure(options: &Options, scratch: &Scratch) -> Report {
     };
     let seeds: Vec<u64> = all.clone().collect();
     let search = |seeds: &[u64], done: &(dyn Fn(u64) + Sync)| {
-        seeds::run_all(seeds, Mode::Search, options.heights, options.threads, scratch, done)
+        let setup = options.setup(Mode::Search, options.heights);
+        seeds::run_all(seeds, &setup, options.threads, scratch, done)
     };
     let results = search(&seeds, &progress);
     let again: Vec<u64> =
@@ -166,7 +175,8 @@ pub fn measure(options: &Options, scratch: &Scratch) -> Report {
     let control = |mode, heights| {
         let seeds: Vec<u64> =
             (options.first_seed..options.first_seed + options.control_seeds).collect();
-        seeds::run_all(&seeds, mode, heights, options.threads, scratch, &|_| {})
+        let setup = options.setup(mode, heights);
+        seeds::run_all(&seeds, &setup, options.threads, scratch, &|_| {})
     };
     let split = control(Mode::TooManyByzantine, SPLIT_HEIGHTS);
     let unguarded = control(Mode::NoGuard, UNGUARDED_HEIGHTS);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 
 use super::checkers::{Checker, Violation};
-use super::faults::{Counts, Mode};
+use super::faults::{Counts, Mode, SignOrder};
 use super::world::World;
 
 thread_local! {
@@ -46,6 +46,19 @@ impl Drop for Scratch {
     }
 }
 
+/// What a seed is run for, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// What it is drawn for.
+    pub mode: Mode,
+    /// Heights to decide.
+    pub heights: u64,
+    /// What is made durable first when something is signed.
+    pub sign_order: SignOrder,
+    /// Print every event.
+    pub traces: bool,
+}
+
 /// How one seed ended.
 #[derive(Clone, Debug)]
 pub struct SeedResult {
@@ -78,18 +91,10 @@ pub(super) fn keep_panics_quiet() {
 }
 
 /// Runs one seed.
-pub fn run_seed(
-    seed: u64,
-    mode: Mode,
-    heights: u64,
-    scratch: &Scratch,
-    traces: bool,
-) -> SeedResult {
+pub fn run_seed(seed: u64, setup: &Setup, scratch: &Scratch) -> SeedResult {
     let number = SCRATCHES.fetch_add(1, Ordering::Relaxed);
     let directory = scratch.0.join(format!("{seed}-{number}"));
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        World::new(seed, mode, heights, &directory, traces).run()
-    }));
+    let ended = catch_unwind(AssertUnwindSafe(|| World::new(seed, setup, &directory).run()));
     // Gone already if the seed ended before it wrote anything.
     let _ = fs::remove_dir_all(&directory);
     match ended {
@@ -134,8 +139,7 @@ fn describe(panic: &(dyn std::any::Any + Send)) -> String {
 /// have ended.
 pub(super) fn run_all(
     seeds: &[u64],
-    mode: Mode,
-    heights: u64,
+    setup: &Setup,
     threads: usize,
     scratch: &Scratch,
     done: &(dyn Fn(u64) + Sync),
@@ -147,7 +151,7 @@ pub(super) fn run_all(
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = run_seed(*seed, mode, heights, scratch, false);
+                    let result = run_seed(*seed, setup, scratch);
                     results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
                     done(ended.fetch_add(1, Ordering::Relaxed) + 1);
                 }

@@ -165,3 +165,38 @@ impl Verifier<SimContext> for Signatures {
         Ok(VerificationResult::Invalid)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::amount::Height;
+    use protocol::ids::BlockHash;
+
+    use super::*;
+
+    fn vote(block: u8) -> ProtocolVote {
+        let key = SecretKey::from_seed(&[1; 32]).public();
+        ProtocolVote {
+            height: Height::new(3),
+            round: 0,
+            kind: VoteKind::Prevote,
+            block: Some(BlockHash::from_bytes([block; 32])),
+            validator: key.validator_id(),
+        }
+    }
+
+    #[test]
+    fn memory_never_lets_a_signature_stand_for_something_else() {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let (public, other) = (key.public(), SecretKey::from_seed(&[2; 32]).public());
+        let signatures = Signatures::new(ChainId::from_bytes([7; 32]));
+        let signature = signatures.sign(&key, Namespace::Vote, &vote(1));
+        for _ in 0..2 {
+            assert!(signatures.holds(&public, Namespace::Vote, &vote(1), &signature));
+            assert!(!signatures.holds(&public, Namespace::Vote, &vote(2), &signature));
+            assert!(!signatures.holds(&other, Namespace::Vote, &vote(1), &signature));
+            assert!(!signatures.holds(&public, Namespace::Proposal, &vote(1), &signature));
+        }
+        let elsewhere = Signatures::new(ChainId::from_bytes([8; 32]));
+        assert!(!elsewhere.holds(&public, Namespace::Vote, &vote(1), &signature));
+    }
+}

@@ -24,6 +24,7 @@ use super::message::{MS, Message, Request, SECOND, Time};
 use super::node::{Clock, Damage, Io, Node, Shared};
 use super::queue::{Event, Queue};
 use super::random::{ALWAYS, Random};
+use super::seeds::Setup;
 use super::signatures::Signatures;
 
 /// Time between two statuses of a node, as the daemon's default.
@@ -81,7 +82,8 @@ pub(super) struct World {
 
 impl World {
     /// A network at time 0, all nodes about to boot; disks lie in `directory`.
-    pub(super) fn new(seed: u64, mode: Mode, heights: u64, directory: &Path, traces: bool) -> Self {
+    pub(super) fn new(seed: u64, setup: &Setup, directory: &Path) -> Self {
+        let Setup { mode, heights, sign_order, traces } = *setup;
         let mut chaos = Random::new(seed, "faults", 0);
         let faults = Faults::draw(mode, &mut chaos);
         let network = Rc::new(Network::new(&faults.stakes, CLIENTS));
@@ -96,6 +98,7 @@ impl World {
             checks: Checkers::new(validators.len()),
             counts: Counts::default(),
             timeouts: LinearTimeouts::default(),
+            sign_order,
         };
         shared.counts.twins = faults.twins.len() as u64;
         let instances = validators.len();

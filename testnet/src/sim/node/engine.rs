@@ -20,6 +20,7 @@ use super::super::chain;
 use super::super::context::{
     Address, Height, Proposal, Signature, SimContext, ValidatorSet, Value, Vote, defined,
 };
+use super::super::faults::SignOrder;
 use super::super::message::{Message, Request};
 use super::application::{to_evidence, to_protocol_certificate};
 use super::{Io, Local, Node, Proposals, Stop};
@@ -239,6 +240,7 @@ impl Node {
         }
     }
 
+    /// Asks the guard; from then on what is signed stands.
     fn ask(
         &mut self,
         io: &mut Io<'_>,
@@ -250,7 +252,11 @@ impl Node {
         if !self.is_honest {
             return Ok(());
         }
+        if io.shared.sign_order == SignOrder::LogFirst {
+            self.flush()?;
+        }
         if !self.disk.allows(&GuardEntry { height, round, step, value })? {
+            io.shared.counts.refused += 1;
             return Err(Stop::Refused(height));
         }
         io.shared.checks.signed(self.validator, height, round, step, value);

@@ -27,7 +27,7 @@ use super::chain::{self, Execution, Network, Snapshot};
 use super::checkers::{Checker, Checkers};
 use super::context::{Address, SimContext, ValidatorSet};
 use super::disk::{Crashed, Disk};
-use super::faults::Counts;
+use super::faults::{Counts, SignOrder};
 use super::message::{Message, Request, Time};
 use super::signatures::Signatures;
 use proposals::Proposals;
@@ -45,6 +45,7 @@ pub(super) struct Shared {
     pub(super) checks: Checkers,
     pub(super) counts: Counts,
     pub(super) timeouts: LinearTimeouts,
+    pub(super) sign_order: SignOrder,
 }
 
 /// What a node may touch while it handles one event.
@@ -235,7 +236,6 @@ impl Node {
                 Ok(()) => return,
                 Err(Stop::Crashed) => return self.kill(),
                 Err(Stop::Refused(height)) => {
-                    io.shared.counts.refused += 1;
                     self.disk.abstain(height);
                 }
                 Err(Stop::Failed) => {
