@@ -11,6 +11,7 @@ use crate::corpus;
 use crate::crash_store;
 use crate::evil_worker;
 use crate::rot;
+use crate::sim;
 
 /// Fewest nodes: three publish, one keeps its data private, and a panel of three others must
 /// outvote the one that lies.
@@ -69,6 +70,8 @@ pub enum Command {
     CrashStoreChild(crash_store::child::Options),
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
+    /// Simulate networks of validators in virtual time, with faults, and check what must hold.
+    Sim(sim::Options),
     /// Put libtorch under `.libtorch/` and nothing else.
     Setup,
 }

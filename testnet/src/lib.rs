@@ -18,6 +18,7 @@ pub mod frames;
 pub mod progress;
 pub mod rot;
 pub mod setup;
+pub mod sim;
 pub mod verify;
 pub mod worker_client;
 pub mod workspace;
