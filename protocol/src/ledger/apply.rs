@@ -6,9 +6,8 @@ use crate::amount::{Credits, Height, TimestampMs};
 use crate::block::{Evidence, Header};
 use crate::consensus::CommitCertificate;
 use crate::ids::{AccountId, ChainId, TransactionHash};
-use crate::ledger::entries::Failure;
 use crate::ledger::fees::{BlockBudget, Signer};
-use crate::ledger::parameters::ParameterError;
+use crate::ledger::rejection::Rejection;
 use crate::ledger::state::State;
 use crate::ledger::{
     accounts, beacon, contributions, data, fees, governance, reviews, rounds, staking,
@@ -16,81 +15,6 @@ use crate::ledger::{
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
 use crate::transaction::{Payload, Transaction, VerifiedTransaction};
-
-/// Why a transaction was refused. Nothing of it takes effect, no fee is taken.
-#[derive(Debug, Error, PartialEq, Eq, Clone)]
-pub enum Rejection {
-    /// Signed for another chain.
-    #[error("the transaction is for another chain")]
-    ForeignChain,
-    /// The nonce is not the next one.
-    #[error("nonce {got} where {expected} is next{}", replay_hint(*got, *expected))]
-    Nonce {
-        /// In the transaction.
-        got: u64,
-        /// Next of (account, key).
-        expected: u64,
-    },
-    /// The key may not sign this for the account.
-    #[error("the key may not sign this for the account")]
-    NotAuthorized,
-    /// Too few credits.
-    #[error("needs {need} credits, has {have}")]
-    InsufficientFunds {
-        /// Available.
-        have: Credits,
-        /// Needed.
-        need: Credits,
-    },
-    /// An amount of zero where that makes no sense.
-    #[error("the amount is zero")]
-    ZeroAmount,
-    /// Something named does not exist.
-    #[error("unknown {0}")]
-    Unknown(&'static str),
-    /// Something exists already.
-    #[error("{0} exists already")]
-    Exists(&'static str),
-    /// A table of the ledger is full.
-    #[error("the ledger holds no more {0}")]
-    Full(&'static str),
-    /// Not the time for it.
-    #[error("not possible in this phase: {0}")]
-    WrongPhase(&'static str),
-    /// A document breaks its limits.
-    #[error("{0}")]
-    Document(#[from] crate::model::DocumentError),
-    /// A proof or commitment does not fit.
-    #[error("{0} does not fit")]
-    Mismatch(&'static str),
-    /// The base fee is above what the transaction may cost.
-    #[error("costs {need} credits now, may cost at most {max}")]
-    FeeTooLow {
-        /// In the transaction.
-        max: Credits,
-        /// Base fee and tip now.
-        need: Credits,
-    },
-    /// Possible later.
-    #[error("too early: {0}")]
-    TooEarly(&'static str),
-    /// The node signed two blocks for one place.
-    #[error("the node is out for ever: it signed two blocks for one place")]
-    Tombstoned,
-    /// Amounts too large to add.
-    #[error("amounts overflow")]
-    Overflow,
-    /// Parameters that the rules do not allow.
-    #[error("parameters: {0}")]
-    Parameters(#[from] ParameterError),
-    /// A proposal that could not take effect.
-    #[error("the proposal cannot take effect: {0}")]
-    Change(#[from] Failure),
-}
-
-const fn replay_hint(got: u64, expected: u64) -> &'static str {
-    if got < expected { " (already used: a replay?)" } else { "" }
-}
 
 /// Why a block was refused.
 #[derive(Debug, Error, PartialEq, Eq, Clone)]

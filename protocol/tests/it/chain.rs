@@ -96,12 +96,17 @@ pub(crate) struct TestChain {
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        Self::of(genesis(count))
+        Self::with(genesis(count), count)
     }
 
     /// Of a genesis whose nodes are those of [`genesis`] in order.
     pub(crate) fn of(genesis: Genesis) -> Self {
         let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
+        Self::with(genesis, count)
+    }
+
+    /// A chain whose first nodes are those of `secrets(0..count)`.
+    pub(crate) fn with(genesis: Genesis, count: u8) -> Self {
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -225,6 +230,11 @@ impl TestChain {
         self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
+    /// Lets time pass without a block.
+    pub(crate) const fn idle(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
     /// Builds, decides and applies the next block; credits must be conserved after it.
     pub(crate) fn step(&mut self) {
         let block = self.build();
@@ -258,8 +268,7 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::of(genesis.clone());
-    assert_eq!(chain.nodes.len(), usize::from(count));
+    let mut chain = TestChain::with(genesis.clone(), count);
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain
