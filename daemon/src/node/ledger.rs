@@ -27,7 +27,7 @@ use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
-const INCLUDED_MAX: usize = 16_384;
+const INCLUDED_MAX: usize = 65_536;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -181,13 +181,36 @@ impl Ledger {
         self.view.read(|snapshot| (snapshot.root(), protocol::ledger::audit::audit(snapshot)))
     }
 
-    /// Puts a transaction into the mempool.
-    pub fn submit(
+    /// Puts transactions into the mempool, in order, as one step.
+    pub fn submit_many(
         &self,
-        transaction: VerifiedTransaction,
-    ) -> Result<TransactionHash, MempoolError> {
+        transactions: Vec<VerifiedTransaction>,
+    ) -> Vec<Result<TransactionHash, MempoolError>> {
+        if transactions.is_empty() {
+            return Vec::new();
+        }
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.mempool.insert(&State::new(snapshot), transaction))
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let pool = &mut inner.host.mempool;
+            transactions.into_iter().map(|t| pool.insert(&state, t)).collect()
+        })
+    }
+
+    /// Which transactions wait in the mempool.
+    pub fn pending(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let inner = self.lock();
+        hashes.iter().map(|hash| inner.host.mempool.contains(hash)).collect()
+    }
+
+    /// Which transactions wait in the mempool or were applied not long ago.
+    pub fn known(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let mut known = self.pending(hashes);
+        let included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, hash) in known.iter_mut().zip(hashes) {
+            *known = *known || included.heights.contains_key(hash);
+        }
+        known
     }
 
     /// Makes a transaction with the next free nonce of (account, key) and puts it into the
@@ -216,7 +239,7 @@ impl Ledger {
     /// Pending transactions and their bytes.
     pub fn mempool_size(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.host.mempool.len(), inner.host.mempool.in_order().map(|t| t.size()).sum())
+        (inner.host.mempool.len(), inner.host.mempool.bytes())
     }
 
     /// Height at which a transaction was applied, if that was not long ago.

@@ -96,17 +96,12 @@ pub(crate) struct TestChain {
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        Self::with(genesis(count), count)
+        Self::of(genesis(count))
     }
 
     /// Of a genesis whose nodes are those of [`genesis`] in order.
     pub(crate) fn of(genesis: Genesis) -> Self {
         let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
-        Self::with(genesis, count)
-    }
-
-    /// A chain whose first nodes are those of `secrets(0..count)`.
-    pub(crate) fn with(genesis: Genesis, count: u8) -> Self {
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -268,7 +263,8 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::with(genesis.clone(), count);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain

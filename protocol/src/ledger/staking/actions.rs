@@ -45,13 +45,17 @@ fn put_in(
     Ok(shares)
 }
 
-/// Takes stake off a node; what came by a redelegation that is still open has to stay.
+/// Takes stake off a node; what came by a redelegation that is still open has to stay, and so has
+/// everything while a ballot locks it.
 fn take_out(
     state: &mut State<'_>,
     stake: &mut Stake,
     delegation: &mut Delegation,
     amount: Credits,
 ) -> Result<(), Rejection> {
+    if let Some(until) = governance::locked_until(state, &delegation.account) {
+        return Err(Rejection::StakeLocked { until });
+    }
     rewards::settle(state, stake, delegation)?;
     let bound = delegation.moved_in.iter().fold(0_u128, |sum, number| {
         let moved = match state.liability(*number).map(|l| l.now) {
@@ -103,14 +107,6 @@ fn liability(state: &State<'_>, account: &AccountId, node: &NodeId, now: Whereab
     Liability { account: *account, node: *node, height, time, due, due_height, now }
 }
 
-/// A ballot with conviction keeps its account's stake where it is.
-fn not_locked(state: &State<'_>, account: &AccountId) -> Result<(), Rejection> {
-    match governance::locked_until(state, account) {
-        Some(until) => Err(Rejection::StakeLocked { until }),
-        None => Ok(()),
-    }
-}
-
 pub(super) fn unbond(
     state: &mut State<'_>,
     account: &AccountId,
@@ -118,7 +114,6 @@ pub(super) fn unbond(
     amount: Credits,
 ) -> Result<(), Rejection> {
     not_zero(amount)?;
-    not_locked(state, account)?;
     let mut stake = Stake::load(state, node)?;
     let mut delegation = state.delegation(account, node);
     if delegation.unbonding.len() >= limits::LIABILITIES_PER_DELEGATION_MAX {
@@ -139,7 +134,6 @@ pub(super) fn redelegate(
     amount: Credits,
 ) -> Result<(), Rejection> {
     not_zero(amount)?;
-    not_locked(state, account)?;
     if from == to {
         return Err(Rejection::Mismatch("the other node (it is the same)"));
     }
