@@ -5,6 +5,7 @@
 mod blobs;
 mod corruption;
 mod crashes;
+mod full_disk;
 mod guard;
 mod ledger;
 mod pending;
@@ -14,4 +15,5 @@ mod segments;
 mod snapshots;
 mod state;
 mod support;
+mod transfer;
 mod truncation;
