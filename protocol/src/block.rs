@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::{Height, TimestampMs};
 use crate::codec::{self, Canonical};
-use crate::consensus::{CommitCertificate, Vote, list_root};
+use crate::consensus::{CommitCertificate, Proposal, Vote, list_root};
 use crate::ids::{Beacon, BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
 use crate::keys::Signature;
 use crate::limits;
@@ -62,6 +62,27 @@ pub enum Evidence {
         /// Second vote and its signature.
         second: (Vote, Signature),
     },
+    /// Proposals of two blocks by one validator for one (height, round).
+    DoubleProposal {
+        /// First proposal and its signature.
+        first: (Proposal, Signature),
+        /// Second proposal and its signature.
+        second: (Proposal, Signature),
+    },
+}
+
+impl Evidence {
+    /// Of two votes, in the order in which evidence has to name them.
+    pub fn double_vote(a: (Vote, Signature), b: (Vote, Signature)) -> Self {
+        let (first, second) = if a.0.block <= b.0.block { (a, b) } else { (b, a) };
+        Self::DoubleVote { first, second }
+    }
+
+    /// Of two proposals, in the order in which evidence has to name them.
+    pub fn double_proposal(a: (Proposal, Signature), b: (Proposal, Signature)) -> Self {
+        let (first, second) = if a.0.block <= b.0.block { (a, b) } else { (b, a) };
+        Self::DoubleProposal { first, second }
+    }
 }
 
 /// A block.
@@ -98,6 +119,7 @@ impl Canonical for Evidence {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecidedBlock {
     /// Canonical bytes of the [`Block`].
+    #[serde(with = "crate::codec::raw")]
     pub block: Vec<u8>,
     /// Its certificate.
     pub certificate: CommitCertificate,

@@ -98,14 +98,21 @@ impl ValidatorSet {
         codec::hash(self)
     }
 
-    /// The proposer of (height, round): round-robin over `height + round`.
+    /// The proposer of (height, round): a point that walks through the total power in steps of
+    /// the golden ratio (a Kronecker sequence). Everybody's share of the turns is its share of the
+    /// power, spread evenly; nobody with less than 38 % has two turns in a row, and a later round
+    /// is the turn of the next height.
     pub fn proposer(&self, height: Height, round: u32) -> &Validator {
-        let count = u64::try_from(self.0.len()).unwrap_or(1).max(1);
-        let turn = height.get().wrapping_add(u64::from(round)).checked_rem(count).unwrap_or(0);
-        self.0
-            .get(usize::try_from(turn).unwrap_or(0))
-            .or_else(|| self.0.first())
-            .expect("a validator set is never empty")
+        // 2^64 divided by the golden ratio.
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let turn = height.get().wrapping_add(u64::from(round)).wrapping_mul(STEP);
+        let point = u128::from(turn).saturating_mul(u128::from(self.total_power())) >> 64;
+        let mut passed = 0_u128;
+        let found = self.0.iter().find(|v| {
+            passed = passed.saturating_add(u128::from(v.power.get()));
+            point < passed
+        });
+        found.or_else(|| self.0.first()).expect("a validator set is never empty")
     }
 }
 
@@ -184,6 +191,7 @@ pub struct ProposalBody {
     /// Who offers it: the proposer of (height, round).
     pub proposer: ValidatorId,
     /// Canonical bytes of the [`crate::block::Block`].
+    #[serde(with = "crate::codec::raw")]
     pub block: Vec<u8>,
     /// The proposer's signature over `offer`.
     pub signature: Signature,

@@ -60,7 +60,7 @@ pub fn open_rounds(state: &State<'_>) -> Vec<Round> {
         let run = state.model(id)?.run?;
         state.round(id, run.round).filter(|round| !round.phase.is_over())
     };
-    state.chain().active.iter().filter_map(open).collect()
+    state.registry().active.iter().filter_map(open).collect()
 }
 
 /// Everything that `node` owes now. `joins` says for which models it joins rounds.
@@ -76,7 +76,8 @@ pub fn owed(state: &State<'_>, node: &NodeId, joins: impl Fn(&ModelId) -> bool) 
                 let room = u32::try_from(round.members.len()).unwrap_or(u32::MAX)
                     < round.parameters.members_max;
                 let affords = registered.allowance >= round.parameters.bond;
-                if !member && room && affords && joins(&model) {
+                let paused = state.model(&model).is_some_and(|m| m.paused);
+                if !member && room && affords && !paused && joins(&model) {
                     duties.push(Duty::Join { model, round: index });
                 }
             }

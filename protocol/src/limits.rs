@@ -6,14 +6,36 @@ pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 pub const TRANSACTION_BYTES_MAX: usize = 16 * 1024;
 /// One gossip batch of transactions.
 pub const TRANSACTION_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// How long a transaction waits for others to share its gossip batch, in milliseconds.
+pub const TRANSACTION_BATCH_WAIT_MS: u64 = 10;
+/// Signed transactions in one request of the local interface; each costs a signature to check.
+pub const SUBMIT_BYTES_MAX: usize = 1024 * 1024;
 /// Transactions in one block: bounds the work to apply it.
 pub const BLOCK_TRANSACTIONS_MAX: usize = 4_096;
+/// Bytes of transactions in one block: half of it, so that header, certificate and evidence always
+/// fit beside them.
+pub const BLOCK_TRANSACTION_BYTES_MAX: usize = BLOCK_BYTES_MAX / 2;
+/// Evidence items in one block: each costs two signatures to check.
+pub const BLOCK_EVIDENCE_MAX: usize = 32;
+/// Characters of an unknown name that an error repeats.
+pub const NAME_SHOWN_MAX: usize = 80;
 /// Active validators.
 pub const VALIDATORS_MAX: usize = 100;
 /// Pending transactions of one (account, key) in a mempool.
 pub const MEMPOOL_PER_KEY_MAX: usize = 64;
-/// All pending transactions in a mempool.
-pub const MEMPOOL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// All paying transactions in a mempool: 100,000 transfers, which is what a chain at full speed
+/// takes in half a minute.
+pub const MEMPOOL_BYTES_MAX: usize = 72 * 1024 * 1024;
+/// All stamped transactions in a mempool: what the lane takes in some hundred blocks.
+pub const MEMPOOL_STAMPED_BYTES_MAX: usize = 1024 * 1024;
+/// Pending transactions of one account: sixteen of the largest, or 64 small ones of several keys.
+pub const MEMPOOL_PER_ACCOUNT_BYTES_MAX: usize = 272 * 1024;
+/// What a pending transaction counts for besides its encoded bytes: its decoded form and its
+/// places in the pool's orders.
+pub const MEMPOOL_ENTRY_BYTES: usize = 512;
+/// Blocks after which a pending transaction is dropped: some minutes at full speed, hours on an
+/// idle chain.
+pub const MEMPOOL_EXPIRY_BLOCKS: u64 = 4_096;
 /// Consensus gossip message: a block and its envelope.
 pub const CONSENSUS_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bodies kept for one (height, round): an equivocating proposer costs at most this many.
@@ -45,12 +67,47 @@ pub const DATASETS_MAX: usize = 1_024;
 /// One entry of the ledger state. The store refuses more, and a refused commit ends the node, so
 /// no rule may write more.
 pub const STATE_VALUE_BYTES_MAX: usize = 96 * 1024;
+/// Nodes on which one account has stake: a ballot adds all of it up.
+pub const DELEGATIONS_PER_ACCOUNT_MAX: usize = 64;
+/// Open unbondings of one account from one node, and likewise redelegations to one.
+pub const LIABILITIES_PER_DELEGATION_MAX: usize = 16;
+/// Unbondings and redelegations that end with one block; the others wait for the next.
+pub const LIABILITIES_PER_BLOCK_MAX: usize = 128;
+/// Absences of one node that may still reach a liability. A node with so many stays jailed.
+pub const ABSENCES_OPEN_MAX: usize = 16;
+/// Validators whose work of an epoch is remembered: the active ones and those who left.
+pub const ATTENDANCE_ROWS_MAX: usize = 512;
 /// Registered nodes.
 pub const NODES_MAX: usize = 4_096;
 /// Runs of training rounds open at once: each costs work in every block.
 pub const ACTIVE_RUNS_MAX: usize = 16;
 /// Training rounds in one OpenRounds.
 pub const ROUNDS_PER_RUN_MAX: u32 = 100_000;
+/// Proposals not yet over: each is read in every block.
+pub const PROPOSALS_ACTIVE_MAX: usize = 64;
+/// Of them, those of one author: a deposit alone must not fill the agenda.
+pub const PROPOSALS_PER_AUTHOR_MAX: usize = 4;
+/// Proposals executed in one block; the others wait for the next.
+pub const EXECUTIONS_PER_BLOCK_MAX: usize = 4;
+/// Proposals kept for people to look up, the newest.
+pub const PROPOSALS_KEPT_MAX: u64 = 1_024;
+/// Old proposals and ballots deleted in one block: the work that a vote leaves behind is spread.
+pub const PROPOSALS_SWEPT_MAX: usize = 64;
+/// Bytes of a proposal's title: one line on a terminal.
+pub const TITLE_BYTES_MAX: usize = 120;
+/// Parameters changed by one proposal: all of them, with room.
+pub const PROPOSAL_PARAMETERS_MAX: usize = 64;
+/// Datasets that a direction names; the model's entry lists them.
+pub const DIRECTION_DATASETS_MAX: usize = 32;
+/// Adopted texts that the state lists, the newest.
+pub const TEXTS_KEPT_MAX: usize = 64;
+/// Blocks between the decision for new rules and their first: time to install the program,
+/// besides the timelock.
+pub const RULES_NOTICE_BLOCKS_MIN: u64 = 100;
+/// Ballots in one page of a reading.
+pub const BALLOTS_PAGE_MAX: usize = 256;
+/// Ballots passed over to reach a page; a reading must not scan without end.
+pub const BALLOTS_OFFSET_MAX: usize = 65_536;
 /// Seats of a review panel.
 pub const PANEL_SEATS_MAX: usize = 7;
 
@@ -65,6 +122,8 @@ pub const API_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Header times that make chain time: 2n+1 with n=5. Even, it would have two medians.
 pub const CHAIN_TIME_WINDOW: usize = 11;
+/// Blocks between the state of a snapshot and the header that commits to it: time to write it.
+pub const SNAPSHOT_LAG: u64 = 8;
 /// Blocks between an event and the beacon that decides on it.
 pub const BEACON_DELAY: u64 = 2;
 
@@ -75,3 +134,6 @@ const _: () = assert!(CHAIN_TIME_WINDOW % 2 == 1);
 // A round's entry: datasets (hash and varint), members, attestors, the rest.
 const _: () =
     assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (80 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);
+// An attendance row: id, three counters, work.
+const _: () = assert!(ATTENDANCE_ROWS_MAX * (32 + 3 * 9 + 17) + 64 <= STATE_VALUE_BYTES_MAX);
+const _: () = assert!(VALIDATORS_MAX < ATTENDANCE_ROWS_MAX);

@@ -9,11 +9,14 @@
 
 pub mod arguments;
 pub mod baseline;
+pub mod bench;
 pub mod corpus;
+pub mod crash_store;
 pub mod demo;
 pub mod evil_worker;
 pub mod frames;
 pub mod progress;
+pub mod rot;
 pub mod setup;
 pub mod sim;
 pub mod verify;

@@ -6,21 +6,34 @@ use async_trait::async_trait;
 use protocol::amount::Height;
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::Refused;
-use protocol::keys::SecretKey;
+use protocol::host::{ProposerKeys, Refused, Standing};
+use protocol::ids::ValidatorId;
 use tokio::sync::Notify;
 
 use super::ledger::Ledger;
-use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest};
+use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest, Offered};
+use crate::network::{NetworkHandle, Severity};
 
 /// See the module.
 pub struct Consensus {
     /// The ledger.
     pub ledger: Arc<Ledger>,
-    /// The consensus key.
-    pub key: SecretKey,
+    /// With what this node proposes.
+    pub keys: ProposerKeys,
+    /// Tells the swarm of misbehaviour.
+    pub network: NetworkHandle,
     /// Rung when a transaction has come in.
     pub arrivals: Arc<Notify>,
+}
+
+impl Consensus {
+    /// The round is lost to the proposer of an invalid block anyway; its node's score suffers too.
+    fn penalize(&self, proposer: &ValidatorId) {
+        let node = self.ledger.read(|view| view.node_of_validator(proposer));
+        if let Some(peer) = node.and_then(|n| crate::network::peer_id(&n.keys.node.node_id())) {
+            self.network.report(peer, Severity::LowTolerance, "proposed an invalid block");
+        }
+    }
 }
 
 fn failed(refused: &Refused) -> ApplicationError {
@@ -38,8 +51,7 @@ impl Application for Consensus {
     }
 
     async fn validators(&self, height: Height) -> Result<Option<ValidatorSet>, ApplicationError> {
-        let known = height <= self.ledger.applied().height.plus(2);
-        Ok(known.then(|| self.ledger.validators().clone()))
+        Ok(self.ledger.run(move |ledger| ledger.validators(height)).await)
     }
 
     async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError> {
@@ -53,19 +65,30 @@ impl Application for Consensus {
                 break;
             }
         }
-        let key = self.key.clone();
-        self.ledger.run(move |ledger| ledger.build(&key)).await.map_err(|e| failed(&e))
+        let keys = self.keys.clone();
+        self.ledger.run(move |ledger| ledger.build(&keys)).await.map_err(|e| failed(&e))
     }
 
-    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {
+    async fn check(
+        &self,
+        block: &Block,
+        offered: Offered,
+    ) -> Result<BlockVerdict, ApplicationError> {
         let block = block.clone();
-        match self.ledger.run(move |ledger| ledger.check(&block)).await {
-            Ok(()) => Ok(BlockVerdict::Valid),
-            Err(refused) => {
-                tracing::warn!(%refused, "refused a block");
-                Ok(BlockVerdict::Invalid)
-            }
+        let standing = match offered {
+            Offered::By(_) => Standing::Proposed,
+            Offered::Decided => Standing::Decided,
+        };
+        let Err(refused) = self.ledger.run(move |ledger| ledger.check(&block, standing)).await
+        else {
+            return Ok(BlockVerdict::Valid);
+        };
+        tracing::warn!(%refused, ?offered, "refused a block");
+        // What we lack is not the proposer's fault.
+        if let (Offered::By(proposer), false) = (offered, refused.is_own_lack()) {
+            self.penalize(&proposer);
         }
+        Ok(BlockVerdict::Invalid)
     }
 
     async fn store_body(&self, body: &ProposalBody) -> Result<(), ApplicationError> {

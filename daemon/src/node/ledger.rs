@@ -16,9 +16,9 @@ use protocol::amount::{Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{Host, MempoolError, Refused, Tip};
+use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
 use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
-use protocol::keys::{PublicKey, SecretKey};
+use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
 use protocol::transaction::VerifiedTransaction;
@@ -27,7 +27,7 @@ use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
-const INCLUDED_MAX: usize = 16_384;
+const INCLUDED_MAX: usize = 65_536;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -52,7 +52,6 @@ pub struct Ledger {
     inner: Mutex<Inner>,
     view: StateView,
     guard: Arc<SignerGuard>,
-    validators: ValidatorSet,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
     lost_until: Option<Height>,
@@ -115,7 +114,6 @@ impl Ledger {
         Ok(Arc::new(Self {
             view: store.view(),
             guard: store.guard(),
-            validators: host.validators().clone(),
             applied,
             included: Mutex::default(),
             lost_until: lost_until(&opened.recovery.state),
@@ -149,9 +147,18 @@ impl Ledger {
         Arc::clone(&self.guard)
     }
 
-    /// The validators, fixed in this version.
-    pub const fn validators(&self) -> &ValidatorSet {
-        &self.validators
+    /// Validators of a height, if they are known: that of the tip and the two after it.
+    pub fn validators(&self, height: Height) -> Option<ValidatorSet> {
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let tip = state.clock().height;
+            match height.get().checked_sub(tip.get())? {
+                0 => Some(state.validators_of_tip()),
+                1 => Some(state.validators()),
+                2 => Some(state.validators_after()),
+                _ => None,
+            }
+        })
     }
 
     /// Follows the applied blocks.
@@ -174,13 +181,36 @@ impl Ledger {
         self.view.read(|snapshot| (snapshot.root(), protocol::ledger::audit::audit(snapshot)))
     }
 
-    /// Puts a transaction into the mempool.
-    pub fn submit(
+    /// Puts transactions into the mempool, in order, as one step.
+    pub fn submit_many(
         &self,
-        transaction: VerifiedTransaction,
-    ) -> Result<TransactionHash, MempoolError> {
+        transactions: Vec<VerifiedTransaction>,
+    ) -> Vec<Result<TransactionHash, MempoolError>> {
+        if transactions.is_empty() {
+            return Vec::new();
+        }
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.mempool.insert(&State::new(snapshot), transaction))
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let pool = &mut inner.host.mempool;
+            transactions.into_iter().map(|t| pool.insert(&state, t)).collect()
+        })
+    }
+
+    /// Which transactions wait in the mempool.
+    pub fn pending(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let inner = self.lock();
+        hashes.iter().map(|hash| inner.host.mempool.contains(hash)).collect()
+    }
+
+    /// Which transactions wait in the mempool or were applied not long ago.
+    pub fn known(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let mut known = self.pending(hashes);
+        let included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, hash) in known.iter_mut().zip(hashes) {
+            *known = *known || included.heights.contains_key(hash);
+        }
+        known
     }
 
     /// Makes a transaction with the next free nonce of (account, key) and puts it into the
@@ -209,7 +239,7 @@ impl Ledger {
     /// Pending transactions and their bytes.
     pub fn mempool_size(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.host.mempool.len(), inner.host.mempool.in_order().map(|t| t.size()).sum())
+        (inner.host.mempool.len(), inner.host.mempool.bytes())
     }
 
     /// Height at which a transaction was applied, if that was not long ago.
@@ -230,15 +260,15 @@ impl Ledger {
     }
 
     /// A block of what is pending, for the height in progress.
-    pub fn build(&self, key: &SecretKey) -> Result<Block, Refused> {
+    pub fn build(&self, keys: &ProposerKeys) -> Result<Block, Refused> {
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.build(snapshot, now(), key))
+        self.view.read(|snapshot| inner.host.build(snapshot, now(), keys))
     }
 
     /// Checks a block for the height in progress.
-    pub fn check(&self, block: &Block) -> Result<(), Refused> {
+    pub fn check(&self, block: &Block, standing: Standing) -> Result<(), Refused> {
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.check(snapshot, block))
+        self.view.read(|snapshot| inner.host.check(snapshot, block, standing))
     }
 
     /// Stores a body; durable when this returns.
@@ -403,5 +433,5 @@ fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host>
         .context("cannot read the block log")?
         .map(|decided| decided.certificate);
     let tip = Tip { height: at.height, block: at.block, certificate, state: view.root() };
-    Host::new(genesis, tip).context("the genesis is not valid")
+    Ok(view.read(|state| Host::new(genesis.chain_id(), tip, state)))
 }

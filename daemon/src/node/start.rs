@@ -10,10 +10,10 @@ use protocol::amount::Height;
 use protocol::api::NodeEvent;
 use protocol::config::CheckedConfig;
 use protocol::home::{Home, NodeSecrets};
+use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
 use protocol::ledger::genesis::Genesis;
 use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,7 @@ use super::backend::NodeBackend;
 use super::duties::{Duties, Training};
 use super::events::Events;
 use super::ledger::Ledger;
-use super::transactions::Transactions;
+use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home};
 use crate::api::{Jobs, Server, ServerOptions};
 use crate::blobs::BlobService;
@@ -280,9 +280,16 @@ async fn assemble(
     let note = root.data().join("joined.json");
     let training = tokio::task::spawn_blocking(move || Training::open(note)).await?;
     let account = secrets.account.public().account_id();
-    let arrivals = Arc::new(Notify::new());
+    let setup = transactions::Setup {
+        ledger: Arc::clone(&ledger),
+        network: network.clone(),
+        chain,
+        account,
+        dir: root.data(),
+    };
+    let (tasks, ends) = (tracker.clone(), token.clone());
     let transactions =
-        Transactions::new(Arc::clone(&ledger), network.clone(), chain, account, arrivals);
+        tokio::task::spawn_blocking(move || Transactions::open(setup, &tasks, &ends)).await??;
     Ok(Arc::new(Node {
         home: root,
         config,
@@ -329,7 +336,8 @@ fn start_worker(
 
 fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEvent>) -> Engine {
     let key = &node.secrets.consensus;
-    let validates = node.ledger.validators().get(&key.public().validator_id()).is_some();
+    // The engine votes at the heights at which the key is in the set.
+    let validates = node.config.capabilities().validates;
     let mut engine_config = EngineConfig::new(
         node.chain,
         node.id().short(),
@@ -340,7 +348,8 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     engine_config.block_wait = Duration::from_millis(u64::from(node.config.chain().block_wait_ms));
     let application = Arc::new(Consensus {
         ledger: Arc::clone(&node.ledger),
-        key: key.clone(),
+        keys: ProposerKeys { consensus: key.clone(), vrf: node.secrets.vrf.clone() },
+        network: node.network.clone(),
         arrivals: node.transactions.arrivals(),
     });
     let engine = engine::start(

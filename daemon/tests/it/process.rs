@@ -12,9 +12,8 @@ use protocol::amount::{Credits, TimestampMs};
 use protocol::api::Status;
 use protocol::config::Config;
 use protocol::home::{Home, NodeIdentity, NodeSecrets};
-use protocol::ledger::genesis::{
-    Genesis, GenesisAccount, GenesisNode, LedgerParameters, RULES_VERSION,
-};
+use protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+use protocol::ledger::parameters::LedgerParameters;
 use protocol::transaction::Capabilities;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use mempool::{Mempool, MempoolError};
+pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
@@ -19,11 +19,13 @@ use crate::codec::{self, CodecError};
 use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
 use crate::keys::SecretKey;
-use crate::ledger::genesis::{Genesis, GenesisError, RULES_VERSION};
-use crate::ledger::{self, AppliedBlock, BlockError, Rejection, next_beacon, state::State};
+use crate::ledger::genesis::RULES_VERSION;
+use crate::ledger::{
+    self, AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, beacon, state::State,
+};
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
-use crate::transaction::VerifiedTransaction;
+use crate::transaction::SignedTransaction;
 
 /// The end of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,10 @@ pub enum Refused {
     /// A rule is broken.
     #[error("{0}")]
     Rules(#[from] BlockError),
+    /// The header must commit to a snapshot that this node does not have; nothing is said about
+    /// validity.
+    #[error("this node has no snapshot of height {0} to compare the header with")]
+    NoSnapshot(Height),
     /// Not for the height in progress; nothing is said about validity.
     #[error("for height {got} while {current} is in progress")]
     OtherHeight {
@@ -66,8 +72,25 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// Whether this says something about the node rather than the block: who offered the block
+    /// is not to blame.
+    pub const fn is_own_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSnapshot(_)
+                | Self::OtherHeight { .. }
+                | Self::Rules(BlockError::Outdated { .. })
+        )
+    }
+}
+
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
+
+/// Transactions that do not fit what is left of a block and are passed over before it counts as
+/// full: however much is pending, a full block costs no more looks than this.
+const MISFITS_MAX: usize = 16;
 
 /// What a decision makes durable: first the block, then the state.
 #[derive(Clone, Debug)]
@@ -80,40 +103,86 @@ pub struct Decision {
     pub decided: DecidedBlock,
     /// For the state.
     pub changes: StateChanges,
+    /// What the mempool has to forget.
+    pub spent: Vec<Spent>,
 }
 
-/// What a block will hold.
-struct Choice {
-    transactions: Vec<VerifiedTransaction>,
-    evidence: Vec<Evidence>,
+/// How a block comes to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody proposes it; whether it is decided depends on the answer.
+    Proposed,
+    /// More than two thirds of the power have decided it: a snapshot that it commits to need not
+    /// be here.
+    Decided,
+}
+
+/// The keys with which a node proposes.
+#[derive(Clone, Debug)]
+pub struct ProposerKeys {
+    /// Names the proposer.
+    pub consensus: SecretKey,
+    /// Adds to the beacon.
+    pub vrf: SecretKey,
+}
+
+/// A block that was put together.
+struct Assembled {
+    block: Block,
+    applied: AppliedBlock,
     /// Tried at their turn and refused by a rule.
     refused: Vec<TransactionHash>,
+}
+
+/// The validator sets that a tip fixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sets {
+    /// Of the tip's height: they certified it.
+    tip: ValidatorSet,
+    /// Of the height in progress.
+    current: ValidatorSet,
+    /// Of the height after that; the header in progress commits to them.
+    next: ValidatorSet,
+}
+
+impl Sets {
+    fn of(state: &State<'_>) -> Self {
+        Self {
+            tip: state.validators_of_tip(),
+            current: state.validators(),
+            next: state.validators_after(),
+        }
+    }
 }
 
 /// See the module.
 pub struct Host {
     chain: ChainId,
-    validators: ValidatorSet,
+    sets: Sets,
     tip: Tip,
     /// Changes of blocks of the height in progress that were found good, by the hash of the
     /// whole block: a header's hash does not tell its body.
     checked: BTreeMap<ContentHash, StateChanges>,
     evidence: Vec<Evidence>,
+    /// The last snapshot that was taken here: height of its state, hash of its bytes.
+    snapshot: Option<(Height, ContentHash)>,
     /// Pending transactions.
     pub mempool: Mempool,
 }
 
 impl Host {
-    /// A host at `tip`.
-    pub fn new(genesis: &Genesis, tip: Tip) -> Result<Self, GenesisError> {
-        Ok(Self {
-            chain: genesis.chain_id(),
-            validators: genesis.validators()?,
+    /// A host at `tip`; `state` is the state after it.
+    pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
+        let state = State::new(state);
+        Self {
+            chain,
+            sets: Sets::of(&state),
+            mempool: Mempool::new(Bounds::default(), &state),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
-            mempool: Mempool::default(),
-        })
+            snapshot: None,
+        }
     }
 
     /// The end of the chain.
@@ -131,14 +200,37 @@ impl Host {
         self.tip.height.plus(1)
     }
 
-    /// Validators of the height in progress (fixed by the genesis in this version).
+    /// Validators of the height in progress.
     pub const fn validators(&self) -> &ValidatorSet {
-        &self.validators
+        &self.sets.current
+    }
+
+    /// Validators of the height after it.
+    pub const fn next_validators(&self) -> &ValidatorSet {
+        &self.sets.next
+    }
+
+    /// Tells the host of the snapshot that was taken of the state at `height`, so that it can
+    /// commit to it and compare.
+    pub const fn snapshot_taken(&mut self, height: Height, hash: ContentHash) {
+        self.snapshot = Some((height, hash));
+    }
+
+    /// The snapshot that the header in progress commits to.
+    fn committed_snapshot(&self, state: &dyn StateReader) -> Result<Option<ContentHash>, Refused> {
+        let due = State::new(state).clock().snapshot;
+        if due == Height::ZERO || self.height() != due.plus(limits::SNAPSHOT_LAG) {
+            return Ok(None);
+        }
+        match self.snapshot {
+            Some((height, hash)) if height == due => Ok(Some(hash)),
+            _ => Err(Refused::NoSnapshot(due)),
+        }
     }
 
     /// Whether a block should be built at once rather than wait for transactions.
     pub fn wants_block(&self, state: &dyn StateReader) -> bool {
-        self.mempool.has_ready(&State::new(state))
+        self.mempool.has_ready()
             || !self.evidence.is_empty()
             || ledger::rounds::wants_block(&State::new(state))
     }
@@ -146,7 +238,8 @@ impl Host {
     /// Keeps evidence for the next block that we build, unless it proves nothing.
     pub fn add_evidence(&mut self, state: &dyn StateReader, evidence: Evidence) {
         let useful = ledger::check_evidence(state, &self.chain, &evidence).is_ok();
-        if useful && self.evidence.len() < limits::VALIDATORS_MAX {
+        let is_new = !self.evidence.contains(&evidence);
+        if useful && is_new && self.evidence.len() < limits::VALIDATORS_MAX {
             self.evidence.push(evidence);
         }
     }
@@ -156,14 +249,19 @@ impl Host {
         &mut self,
         state: &dyn StateReader,
         now: TimestampMs,
-        key: &SecretKey,
+        keys: &ProposerKeys,
     ) -> Result<Block, Refused> {
-        let (block, applied, refused) = self.assemble(state, now, key)?;
+        let Assembled { block, applied, refused } = self.assemble(state, now, keys)?;
         for hash in refused {
             self.mempool.remove(&hash);
         }
         self.remember(codec::hash(&block), applied);
         Ok(block)
+    }
+
+    /// Version of the rules at the height in progress, if this program knows it.
+    fn rules_version(&self, state: &dyn StateReader) -> Result<u32, BlockError> {
+        ledger::governance::version_for(&State::new(state), self.height(), RULES_VERSION)
     }
 
     fn remember(&mut self, hash: ContentHash, applied: AppliedBlock) {
@@ -176,104 +274,129 @@ impl Host {
         &self,
         state: &dyn StateReader,
         now: TimestampMs,
-        key: &SecretKey,
-    ) -> Result<(Block, AppliedBlock, Vec<TransactionHash>), Refused> {
+        keys: &ProposerKeys,
+    ) -> Result<Assembled, Refused> {
         let parent_certificate = self.tip.certificate.clone();
+        let rules_version = self.rules_version(state)?;
+        let parent_beacon = State::new(state).clock().beacon;
+        let (beacon, beacon_proof) =
+            beacon::prove(&keys.vrf, &self.chain, self.height(), &parent_beacon);
         let mut header = Header {
             chain: self.chain,
-            rules_version: RULES_VERSION,
+            rules_version,
             height: self.height(),
-            proposer: key.public().validator_id(),
+            proposer: keys.consensus.public().validator_id(),
             time: now,
             parent: self.tip.block,
             parent_certificate: certificate_hash(parent_certificate.as_ref()),
             transactions: ContentHash::default(),
             state: self.tip.state,
-            next_validators: self.validators.hash(),
-            beacon: next_beacon(&self.chain, self.height(), &State::new(state).chain().beacon),
-            beacon_proof: Vec::new(),
-            snapshot: None,
+            next_validators: self.sets.next.hash(),
+            beacon,
+            beacon_proof,
+            snapshot: self.committed_snapshot(state)?,
         };
-        let Choice { transactions, evidence, refused } =
-            self.choose(state, &header, parent_certificate.as_ref())?;
-        let signed: Vec<_> = transactions.iter().map(|t| t.signed().clone()).collect();
-        header.transactions = Block::contents_root(&signed, &evidence);
-        let applied = ledger::apply_block(
-            state,
-            &header,
-            &transactions,
-            &evidence,
-            parent_certificate.as_ref(),
-        )?;
-        let block = Block { header, transactions: signed, parent_certificate, evidence };
-        Ok((block, applied, refused))
+        let mut open = OpenBlock::begin(state, &header, parent_certificate.as_ref())?;
+        let evidence = self.choose_evidence(&mut open);
+        let mut transactions = Vec::new();
+        let mut refused = Vec::new();
+        for lane in [Lane::Stamped, Lane::Paying] {
+            self.fill(&mut open, lane, &mut transactions, &mut refused);
+        }
+        header.transactions = Block::contents_root(&transactions, &evidence);
+        let applied = open.finish()?;
+        let block = Block { header, transactions, parent_certificate, evidence };
+        Ok(Assembled { block, applied, refused })
     }
 
-    /// Transactions that apply one after another, within the block's limits.
-    fn choose(
+    /// Adds what is pending in a lane, best first, until the block or its lane is full.
+    fn fill(
         &self,
-        base: &dyn StateReader,
-        header: &Header,
-        certificate: Option<&CommitCertificate>,
-    ) -> Result<Choice, Refused> {
-        let mut state = State::new(base);
-        ledger::begin(&mut state, header, certificate)?;
-        let mut evidence = Vec::new();
-        for item in &self.evidence {
-            let mut child = state.child();
-            if ledger::apply_evidence(&mut child, &self.chain, item).is_ok() {
-                let changes = child.into_changes();
-                state.absorb(changes);
-                evidence.push(item.clone());
-            }
-        }
-        // Half the limit, so that header, certificate and evidence always fit beside it.
-        let budget = limits::BLOCK_BYTES_MAX / 2;
-        let proposer = ledger::proposer_account(&state, header);
-        let mut chosen = Vec::new();
-        let mut refused = Vec::new();
-        let mut bytes = 0_usize;
-        for candidate in self.mempool.in_order() {
-            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX {
+        open: &mut OpenBlock<'_>,
+        lane: Lane,
+        transactions: &mut Vec<SignedTransaction>,
+        refused: &mut Vec<TransactionHash>,
+    ) {
+        let mut misfits = 0_usize;
+        let mut candidates = self.mempool.candidates(lane);
+        while let Some(candidate) = candidates.next() {
+            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
                 break;
             }
-            let size = bytes.saturating_add(candidate.size());
-            if size > budget {
-                continue;
-            }
-            match ledger::try_transaction(&state, &self.chain, proposer, candidate) {
-                Ok(changes) => {
-                    state.absorb(changes);
-                    bytes = size;
-                    chosen.push(candidate.clone());
+            match open.add(candidate) {
+                Ok(()) => transactions.push(candidate.signed().clone()),
+                Err(not_added) => {
+                    candidates.pass_over();
+                    match not_added {
+                        // A full block is not its fault, and the base fee can fall again.
+                        NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. }) => {
+                            misfits = misfits.saturating_add(1);
+                        }
+                        NotAdded::Rejected(_) => refused.push(candidate.hash()),
+                    }
                 }
-                // A gap in the nonces can still be filled.
-                Err(Rejection::Nonce { got, expected }) if got > expected => {}
-                Err(_) => refused.push(candidate.hash()),
             }
         }
-        Ok(Choice { transactions: chosen, evidence, refused })
+    }
+
+    fn choose_evidence(&self, open: &mut OpenBlock<'_>) -> Vec<Evidence> {
+        let mut chosen = Vec::new();
+        for item in &self.evidence {
+            if chosen.len() < limits::BLOCK_EVIDENCE_MAX && open.add_evidence(item).is_ok() {
+                chosen.push(item.clone());
+            }
+        }
+        chosen
     }
 
     /// Checks a block against the tip and every rule. Whoever offers it may be another than its
     /// proposer: a block is offered again in later rounds.
-    pub fn check(&mut self, state: &dyn StateReader, block: &Block) -> Result<(), Refused> {
+    pub fn check(
+        &mut self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<(), Refused> {
         let hash = codec::hash(block);
         if !self.checked.contains_key(&hash) {
-            let applied = self.check_block(state, block)?;
+            let applied = self.check_block(state, block, standing)?;
             self.remember(hash, applied);
         }
         Ok(())
     }
 
-    fn check_block(&self, state: &dyn StateReader, block: &Block) -> Result<AppliedBlock, Refused> {
+    fn check_snapshot(
+        &self,
+        state: &dyn StateReader,
+        header: &Header,
+        standing: Standing,
+    ) -> Result<(), Refused> {
+        match self.committed_snapshot(state) {
+            Ok(expected) if expected == header.snapshot => Ok(()),
+            Ok(_) => Err(Refused::Header("the snapshot")),
+            Err(_) if standing == Standing::Decided && header.snapshot.is_some() => Ok(()),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn check_block(
+        &self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<AppliedBlock, Refused> {
         let Block { header, transactions, parent_certificate, evidence } = block;
         if header.height != self.height() {
             return Err(Refused::OtherHeight { got: header.height, current: self.height() });
         }
-        self.check_header(header, parent_certificate.as_ref())?;
+        let rules_version = self.rules_version(state)?;
+        self.check_header(header, rules_version, parent_certificate.as_ref())?;
+        self.check_snapshot(state, header, standing)?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
+        }
+        if evidence.len() > limits::BLOCK_EVIDENCE_MAX {
+            return Err(Refused::Header("too much evidence"));
         }
         if header.transactions != Block::contents_root(transactions, evidence) {
             return Err(Refused::Header("the transactions' root"));
@@ -292,20 +415,19 @@ impl Host {
     fn check_header(
         &self,
         header: &Header,
+        rules_version: u32,
         certificate: Option<&CommitCertificate>,
     ) -> Result<(), Refused> {
         let require = |ok: bool, field: &'static str| {
             if ok { Ok(()) } else { Err(Refused::Header(field)) }
         };
         require(header.chain == self.chain, "another chain")?;
-        require(header.rules_version == RULES_VERSION, "another rules version")?;
+        require(header.rules_version == rules_version, "another rules version")?;
         require(header.height == self.height(), "the height")?;
         require(header.parent == self.tip.block, "the parent")?;
         require(header.state == self.tip.state, "the state root after the parent")?;
-        require(header.next_validators == self.validators.hash(), "the next validators")?;
-        require(header.beacon_proof.is_empty(), "a beacon proof where there is none")?;
-        require(header.snapshot.is_none(), "a snapshot where there is none")?;
-        require(self.validators.get(&header.proposer).is_some(), "the proposer")?;
+        require(header.next_validators == self.sets.next.hash(), "the next validators")?;
+        require(self.sets.current.get(&header.proposer).is_some(), "the proposer")?;
         require(
             header.parent_certificate == certificate_hash(certificate),
             "the parent certificate's hash",
@@ -317,7 +439,7 @@ impl Host {
                     certificate.height == self.tip.height && certificate.block == self.tip.block,
                     "the parent certificate is of another block",
                 )?;
-                Ok(certificate.verify(&self.chain, &self.validators)?)
+                Ok(certificate.verify(&self.chain, &self.sets.tip)?)
             }
             _ => Err(Refused::Header("the parent certificate")),
         }
@@ -338,12 +460,18 @@ impl Host {
         if certificate.block != hash {
             return Err(Refused::Header("the certificate is of another block"));
         }
-        certificate.verify(&self.chain, &self.validators)?;
+        certificate.verify(&self.chain, &self.sets.current)?;
         let changes = match self.checked.get(&codec::hash(block)) {
             Some(changes) => changes.clone(),
-            None => self.check_block(state, block)?.changes,
+            None => self.check_block(state, block, Standing::Decided)?.changes,
         };
-        Ok(Decision { height: certificate.height, block: hash, changes, decided })
+        let spent = block
+            .transactions
+            .iter()
+            .map(|signed| &signed.transaction)
+            .map(|t| Spent { account: t.account, key: t.key, nonce: t.nonce })
+            .collect();
+        Ok(Decision { height: certificate.height, block: hash, changes, decided, spent })
     }
 
     /// Moves on after a decision has become durable. `state` is the state after it.
@@ -355,8 +483,10 @@ impl Host {
             certificate: Some(decision.decided.certificate.clone()),
             state: root,
         };
+        let after = State::new(state);
+        self.sets = Sets::of(&after);
         self.checked.clear();
-        self.mempool.retain_valid(&State::new(state));
+        self.mempool.applied(decision.spent.iter().copied(), &after);
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
     }

@@ -5,6 +5,7 @@ use crate::ids::{AccountId, ChainId, NodeId};
 use crate::keys::{Namespace, PublicKey, Signature};
 use crate::ledger::Rejection;
 use crate::ledger::entries::Node;
+use crate::ledger::staking;
 use crate::ledger::state::State;
 use crate::limits;
 use crate::transaction::RegisterNode;
@@ -43,13 +44,13 @@ pub(super) fn register_node(
             return Err(Rejection::Exists("a node with one of the keys"));
         }
     }
-    let mut entry = state.chain();
-    if usize::try_from(entry.nodes).unwrap_or(usize::MAX) >= limits::NODES_MAX {
+    let mut registry = state.registry();
+    if usize::try_from(registry.nodes).unwrap_or(usize::MAX) >= limits::NODES_MAX {
         return Err(Rejection::Full("nodes"));
     }
-    entry.nodes = entry.nodes.saturating_add(1);
-    let since = entry.height;
-    state.put_chain(&entry);
+    registry.nodes = registry.nodes.saturating_add(1);
+    let since = state.clock().height;
+    state.put_registry(&registry);
     state.debit(account, registration.allowance)?;
     state.put_new_node(&Node {
         account: *account,
@@ -59,6 +60,7 @@ pub(super) fn register_node(
         stake: Credits::ZERO,
         since,
     });
+    staking::open_pool(state, &keys.node.node_id());
     Ok(())
 }
 

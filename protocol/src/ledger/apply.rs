@@ -2,72 +2,19 @@
 
 use thiserror::Error;
 
-use crate::amount::{Credits, Height, PPM, TimestampMs};
+use crate::amount::{Credits, Height, TimestampMs};
 use crate::block::{Evidence, Header};
-use crate::codec;
 use crate::consensus::CommitCertificate;
-use crate::ids::{AccountId, Beacon, ChainId, TransactionHash, derive};
-use crate::keys::{Namespace, PublicKey};
+use crate::ids::{AccountId, ChainId, TransactionHash};
+use crate::ledger::fees::{BlockBudget, Signer};
+use crate::ledger::rejection::Rejection;
 use crate::ledger::state::State;
-use crate::ledger::{accounts, contributions, data, reviews, rounds};
+use crate::ledger::{
+    accounts, beacon, contributions, data, fees, governance, reviews, rounds, staking,
+};
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
 use crate::transaction::{Payload, Transaction, VerifiedTransaction};
-
-/// Why a transaction was refused. Nothing of it takes effect, no fee is taken.
-#[derive(Debug, Error, PartialEq, Eq, Clone)]
-pub enum Rejection {
-    /// Signed for another chain.
-    #[error("the transaction is for another chain")]
-    ForeignChain,
-    /// The nonce is not the next one.
-    #[error("nonce {got} where {expected} is next{}", replay_hint(*got, *expected))]
-    Nonce {
-        /// In the transaction.
-        got: u64,
-        /// Next of (account, key).
-        expected: u64,
-    },
-    /// The key may not sign this for the account.
-    #[error("the key may not sign this for the account")]
-    NotAuthorized,
-    /// Too few credits.
-    #[error("needs {need} credits, has {have}")]
-    InsufficientFunds {
-        /// Available.
-        have: Credits,
-        /// Needed.
-        need: Credits,
-    },
-    /// An amount of zero where that makes no sense.
-    #[error("the amount is zero")]
-    ZeroAmount,
-    /// Something named does not exist.
-    #[error("unknown {0}")]
-    Unknown(&'static str),
-    /// Something exists already.
-    #[error("{0} exists already")]
-    Exists(&'static str),
-    /// A table of the ledger is full.
-    #[error("the ledger holds no more {0}")]
-    Full(&'static str),
-    /// Not the time for it.
-    #[error("not possible in this phase: {0}")]
-    WrongPhase(&'static str),
-    /// A document breaks its limits.
-    #[error("{0}")]
-    Document(#[from] crate::model::DocumentError),
-    /// A proof or commitment does not fit.
-    #[error("{0} does not fit")]
-    Mismatch(&'static str),
-    /// Amounts too large to add.
-    #[error("amounts overflow")]
-    Overflow,
-}
-
-const fn replay_hint(got: u64, expected: u64) -> &'static str {
-    if got < expected { " (already used: a replay?)" } else { "" }
-}
 
 /// Why a block was refused.
 #[derive(Debug, Error, PartialEq, Eq, Clone)]
@@ -83,6 +30,12 @@ pub enum BlockError {
     /// Evidence that proves nothing, or is known.
     #[error("evidence is worthless: {0}")]
     Evidence(&'static str),
+    /// More transactions than a block holds.
+    #[error("more transactions than fit a block, or than its lane for work stamps")]
+    TooLarge,
+    /// The proposer is no registered node.
+    #[error("the proposer is not a registered node")]
+    Proposer,
     /// The beacon is not the one that follows.
     #[error("the beacon does not follow from its parent")]
     Beacon,
@@ -93,6 +46,27 @@ pub enum BlockError {
         got: Height,
         /// Next.
         expected: Height,
+    },
+    /// The network has decided for rules that this program does not have.
+    #[error(
+        "this program knows rules up to {known}; the network voted for {version} from height \
+         {from}: install a newer program"
+    )]
+    Outdated {
+        /// Newest version in this program.
+        known: u32,
+        /// Version in force.
+        version: u32,
+        /// Since this height.
+        from: Height,
+    },
+    /// The rules' version is not the one in force.
+    #[error("rules version {got} where {expected} is in force")]
+    RulesVersion {
+        /// In the header.
+        got: u32,
+        /// In force.
+        expected: u32,
     },
     /// A rule could not finish; state is inconsistent with the rules.
     #[error("end of block: {0}")]
@@ -106,15 +80,6 @@ pub struct AppliedBlock {
     pub changes: StateChanges,
 }
 
-/// The beacon of `height` after `parent`. A hash chain while there is no VRF: predictable, hence
-/// good only against those who cannot choose when to act (design 4).
-pub fn next_beacon(chain: &ChainId, height: Height, parent: &Beacon) -> Beacon {
-    Beacon::from_bytes(derive(
-        "ayni 2026 beacon hash chain v1",
-        &[chain.as_bytes(), &height.get().to_le_bytes(), parent.as_bytes()],
-    ))
-}
-
 /// Applies a block whose transactions have verified signatures.
 pub fn apply_block(
     base: &dyn StateReader,
@@ -123,57 +88,144 @@ pub fn apply_block(
     evidence: &[Evidence],
     parent_certificate: Option<&CommitCertificate>,
 ) -> Result<AppliedBlock, BlockError> {
-    let mut state = State::new(base);
-    begin(&mut state, header, parent_certificate)?;
+    let mut block = OpenBlock::begin(base, header, parent_certificate)?;
     for item in evidence {
-        apply_evidence(&mut state, &header.chain, item)?;
+        block.add_evidence(item)?;
     }
-    let proposer = proposer_account(&state, header);
     for transaction in transactions {
-        let refused = |reason| BlockError::Transaction { hash: transaction.hash(), reason };
-        let changes =
-            try_transaction(&state, &header.chain, proposer, transaction).map_err(refused)?;
-        state.absorb(changes);
+        block.add(transaction).map_err(|refused| match refused {
+            NotAdded::Full => BlockError::TooLarge,
+            NotAdded::Rejected(reason) => {
+                BlockError::Transaction { hash: transaction.hash(), reason }
+            }
+        })?;
     }
-    rounds::advance_all(&mut state).map_err(BlockError::End)?;
-    Ok(AppliedBlock { changes: state.into_changes() })
+    block.finish()
 }
 
-/// Starts a block: the state in which its transactions are tried.
-pub fn begin(
-    state: &mut State<'_>,
-    header: &Header,
-    parent_certificate: Option<&CommitCertificate>,
-) -> Result<(), BlockError> {
-    let mut chain = state.chain();
-    let expected = chain.height.plus(1);
+/// Why a transaction is not part of an open block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAdded {
+    /// It does not fit beside the others.
+    Full,
+    /// A rule refuses it.
+    Rejected(Rejection),
+}
+
+/// A block while it is applied or built: begun, filled, finished.
+pub struct OpenBlock<'a> {
+    state: State<'a>,
+    chain: ChainId,
+    proposer: Option<AccountId>,
+    budget: BlockBudget,
+}
+
+impl<'a> OpenBlock<'a> {
+    /// Checks what the state says about the header, and moves the clocks.
+    pub fn begin(
+        base: &'a dyn StateReader,
+        header: &Header,
+        parent_certificate: Option<&CommitCertificate>,
+    ) -> Result<Self, BlockError> {
+        let mut state = State::new(base);
+        turn_clock(&mut state, header)?;
+        staking::begin_block(&mut state, parent_certificate).map_err(BlockError::End)?;
+        let proposer = state.node_of_validator(&header.proposer).map(|n| n.account);
+        let budget = BlockBudget::new(&state.parameters());
+        Ok(Self { state, chain: header.chain, proposer, budget })
+    }
+
+    /// The state so far.
+    pub const fn state(&self) -> &State<'a> {
+        &self.state
+    }
+
+    /// Applies evidence; nothing of it takes effect when it is refused.
+    pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
+        let mut child = self.state.child();
+        staking::apply_evidence(&mut child, &self.chain, evidence)?;
+        let changes = child.into_changes();
+        self.state.absorb(changes);
+        Ok(())
+    }
+
+    /// Applies a transaction; nothing of it takes effect when it is refused.
+    pub fn add(&mut self, transaction: &VerifiedTransaction) -> Result<(), NotAdded> {
+        let mut budget = self.budget.clone();
+        if !budget.admit(transaction) {
+            return Err(NotAdded::Full);
+        }
+        let changes = try_transaction(&self.state, &self.chain, self.proposer, transaction)
+            .map_err(NotAdded::Rejected)?;
+        self.state.absorb(changes);
+        self.budget = budget;
+        Ok(())
+    }
+
+    /// Runs what happens at the end of every block.
+    pub fn finish(self) -> Result<AppliedBlock, BlockError> {
+        let Self { mut state, budget, .. } = self;
+        let end = |state: &mut State<'_>| {
+            governance::end_block(state)?;
+            rounds::advance_all(state)?;
+            staking::end_block(state)
+        };
+        end(&mut state).map_err(BlockError::End)?;
+        let mut clock = state.clock();
+        let interval = state.parameters().snapshot_interval_blocks;
+        if clock.height.get().checked_rem(interval) == Some(0) {
+            clock.snapshot = clock.height;
+        }
+        clock.base_fee = fees::next_base_fee(&state.parameters(), clock.base_fee, budget.paying());
+        state.put_clock(&clock);
+        let latest = staking::elect(&state).unwrap_or_else(|| state.validators_after());
+        state.turn_validators(&latest);
+        Ok(AppliedBlock { changes: state.into_changes() })
+    }
+}
+
+/// Moves height, time, beacon and epoch on.
+fn turn_clock(state: &mut State<'_>, header: &Header) -> Result<(), BlockError> {
+    let mut clock = state.clock();
+    let expected = clock.height.plus(1);
     if header.height != expected {
         return Err(BlockError::Height { got: header.height, expected });
     }
-    if header.beacon != next_beacon(&header.chain, header.height, &chain.beacon) {
+    governance::check_header(state, header)?;
+    let proposer = state.node_of_validator(&header.proposer).ok_or(BlockError::Proposer)?;
+    let proven = beacon::verify(
+        &proposer.keys.vrf,
+        &header.chain,
+        header.height,
+        &clock.beacon,
+        &header.beacon_proof,
+    );
+    if proven.is_none_or(|beacon| beacon != header.beacon) {
         return Err(BlockError::Beacon);
     }
-    chain.height = header.height;
-    chain.beacon = header.beacon;
-    chain.recent_times.push(header.time);
-    let surplus = chain.recent_times.len().saturating_sub(limits::CHAIN_TIME_WINDOW);
-    chain.recent_times.drain(..surplus);
-    chain.time = chain.time.max(median(&chain.recent_times));
-    let epoch_ms = state.parameters().epoch_ms;
-    let epoch = chain.time.get().checked_div(epoch_ms).unwrap_or(0);
-    if epoch > chain.epoch {
-        chain.epoch = epoch;
-        chain.minted_this_epoch = Credits::ZERO;
+    clock.height = header.height;
+    clock.beacon = header.beacon;
+    clock.recent_times.push(header.time);
+    let surplus = clock.recent_times.len().saturating_sub(limits::CHAIN_TIME_WINDOW);
+    clock.recent_times.drain(..surplus);
+    clock.time = clock.time.max(median(&clock.recent_times));
+    let length_ms = state.parameters().epoch_ms;
+    let elapsed_ms = clock.time.get().saturating_sub(clock.epoch_since.get());
+    let passed = elapsed_ms.checked_div(length_ms).unwrap_or(0);
+    let is_new = passed > 0;
+    if is_new {
+        clock.previous_epoch = (clock.epoch, clock.epoch_beacon);
+        clock.epoch = clock.epoch.saturating_add(passed);
+        clock.epoch_since = clock.epoch_since.plus(passed.saturating_mul(length_ms));
+        clock.epoch_beacon = clock.beacon;
     }
-    for signature in parent_certificate.map(|c| c.signatures.as_slice()).unwrap_or_default() {
-        let key = signature.validator;
-        if let Some((_, count)) =
-            chain.signed.iter_mut().find(|(k, _)| k.as_bytes() == key.as_bytes())
-        {
-            *count = count.saturating_add(1);
-        }
+    state.put_clock(&clock);
+    if is_new {
+        staking::end_epoch(state).map_err(BlockError::End)?;
+        let mut supply = state.supply();
+        supply.minted_this_epoch = Credits::ZERO;
+        state.put_supply(&supply);
     }
-    state.put_chain(&chain);
     Ok(())
 }
 
@@ -183,11 +235,6 @@ fn median(times: &[TimestampMs]) -> TimestampMs {
     // The lower median, so that an even count at the start cannot run ahead.
     let middle = sorted.len().saturating_sub(1).checked_div(2).unwrap_or(0);
     sorted.get(middle).copied().unwrap_or_default()
-}
-
-/// The account that gets the tips of a block.
-pub fn proposer_account(state: &State<'_>, header: &Header) -> Option<AccountId> {
-    state.node_of_validator(&header.proposer).map(|n| n.account)
 }
 
 /// Applies one transaction on top of `state`, giving its changes.
@@ -207,26 +254,10 @@ pub fn try_transaction(
         return Err(Rejection::Nonce { got: transaction.nonce, expected });
     }
     let signer = authorize(&child, transaction)?;
-    charge_fee(&mut child, transaction, &signer, verified.size(), proposer)?;
+    fees::charge(&mut child, verified, signer, proposer)?;
     child.bump_nonce(&transaction.account, &transaction.key);
     dispatch(&mut child, chain, transaction, &signer)?;
     Ok(child.into_changes())
-}
-
-/// With which right a transaction was signed.
-enum Signer {
-    /// The account key.
-    Account,
-    /// A duty key of this node.
-    Duty(crate::ids::NodeId),
-}
-
-/// Whether `key` controls `account`.
-fn controls(state: &State<'_>, account: &AccountId, key: &PublicKey) -> bool {
-    match state.account(account).key {
-        Some(current) => current == *key,
-        None => key.account_id() == *account,
-    }
 }
 
 fn authorize(state: &State<'_>, transaction: &Transaction) -> Result<Signer, Rejection> {
@@ -236,44 +267,10 @@ fn authorize(state: &State<'_>, transaction: &Transaction) -> Result<Signer, Rej
             .filter(|n| n.keys.duty == transaction.key && n.account == transaction.account)
             .ok_or(Rejection::NotAuthorized)?;
         Ok(Signer::Duty(node.keys.node.node_id()))
-    } else if controls(state, &transaction.account, &transaction.key) {
+    } else if fees::controls(state, &transaction.account, &transaction.key) {
         Ok(Signer::Account)
     } else {
         Err(Rejection::NotAuthorized)
-    }
-}
-
-fn charge_fee(
-    state: &mut State<'_>,
-    transaction: &Transaction,
-    signer: &Signer,
-    size: usize,
-    proposer: Option<AccountId>,
-) -> Result<(), Rejection> {
-    let size = u64::try_from(size).unwrap_or(u64::MAX);
-    let base = state.parameters().base_fee_per_byte.scaled(size, 1);
-    let total = base.checked_add(transaction.tip).ok_or(Rejection::Overflow)?;
-    match (&transaction.fee_payer, signer) {
-        (Some(payer), _) => {
-            if !controls(state, &payer.account, &payer.key) {
-                return Err(Rejection::NotAuthorized);
-            }
-            state.debit(&payer.account, total)?;
-        }
-        (None, Signer::Account) => state.debit(&transaction.account, total)?,
-        (None, Signer::Duty(node)) => state.debit_allowance(node, total)?,
-    }
-    match proposer {
-        Some(account) if transaction.tip > Credits::ZERO => {
-            let mut entry = state.account(&account);
-            entry.balance =
-                entry.balance.checked_add(transaction.tip).ok_or(Rejection::Overflow)?;
-            entry.earned.tips =
-                entry.earned.tips.checked_add(transaction.tip).ok_or(Rejection::Overflow)?;
-            state.put_account(&account, &entry);
-            state.burn(base)
-        }
-        _ => state.burn(total),
     }
 }
 
@@ -306,8 +303,10 @@ fn dispatch(
         (Payload::OpenRounds { model, rounds: count, parameters, escrow }, Signer::Account) => {
             rounds::open(state, account, model, *count, parameters, *escrow)
         }
+        (Payload::Staking(action), Signer::Account) => staking::act(state, account, action),
+        (Payload::Governance(action), Signer::Account) => governance::act(state, account, action),
         (Payload::JoinRound { model, round }, Signer::Duty(node)) => {
-            rounds::join(state, node, model, *round)
+            rounds::join(state, node, model, *round, transaction.stamp.is_some())
         }
         (Payload::SubmitCommit { model, round, commitment }, Signer::Duty(node)) => {
             contributions::commit(state, node, model, *round, *commitment)
@@ -329,62 +328,4 @@ fn dispatch(
         }
         _ => Err(Rejection::NotAuthorized),
     }
-}
-
-/// Whether evidence would be accepted on top of `base`.
-pub fn check_evidence(
-    base: &dyn StateReader,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    apply_evidence(&mut State::new(base), chain, evidence)
-}
-
-/// Checks evidence and burns part of the culprit's stake. The voting power stays: the
-/// validator set is fixed in this version.
-pub fn apply_evidence(
-    state: &mut State<'_>,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    let Evidence::DoubleVote { first: (a, a_signature), second: (b, b_signature) } = evidence;
-    let same_slot =
-        (a.validator, a.height, a.round, a.kind) == (b.validator, b.height, b.round, b.kind);
-    if !same_slot || a.block == b.block {
-        return Err(BlockError::Evidence("the votes do not contradict each other"));
-    }
-    if a.block > b.block {
-        return Err(BlockError::Evidence("the votes are not in ascending order"));
-    }
-    let validators = state.validators();
-    let validator =
-        validators.get(&a.validator).ok_or(BlockError::Evidence("the voter is not a validator"))?;
-    for (vote, signature) in [(a, a_signature), (b, b_signature)] {
-        validator
-            .key
-            .verify(Namespace::Vote, chain, &codec::encode(vote), signature)
-            .map_err(|_| BlockError::Evidence("a signature does not verify"))?;
-    }
-    let slot = derive(
-        "ayni 2026 double vote slot v1",
-        &[
-            a.validator.as_bytes(),
-            &a.height.get().to_le_bytes(),
-            &a.round.to_le_bytes(),
-            &[u8::from(a.kind == crate::consensus::VoteKind::Precommit)],
-        ],
-    );
-    if !state.remember_evidence(&slot) {
-        return Err(BlockError::Evidence("already known"));
-    }
-    if let Some(mut node) = state.node_of_validator(&a.validator) {
-        let slash = node.stake.ppm(u64::from(state.parameters().double_vote_slash_ppm).min(PPM));
-        node.stake = node.stake.checked_sub(slash).unwrap_or(Credits::ZERO);
-        state.put_node(&node);
-        state.burn(slash).map_err(BlockError::End)?;
-    }
-    let mut entry = state.chain();
-    entry.double_signs = entry.double_signs.saturating_add(1);
-    state.put_chain(&entry);
-    Ok(())
 }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height};
-use crate::ledger::entries::{Account, Model, Round};
+use crate::ledger::entries::staking::{Liability, Pool, Whereabouts};
+use crate::ledger::entries::{Account, Model, Proposal, Round};
+use crate::ledger::governance;
+use crate::ledger::staking::store::prefix as stored;
 use crate::ledger::state::{State, prefix, scan};
 use crate::limits;
 use crate::store::StateReader;
@@ -19,7 +22,8 @@ pub struct Audit {
     pub minted: Credits,
     /// Destroyed since.
     pub burned: Credits,
-    /// Found: balances, allowances, stakes, bonds, escrows, treasury.
+    /// Found: balances, allowances, stakes, unclaimed rewards, unbondings, bonds, escrows,
+    /// deposits, treasury.
     pub found: u128,
     /// Whether found = genesis + minted - burned.
     pub conserved: bool,
@@ -30,15 +34,26 @@ pub struct Audit {
 /// Audits a whole state.
 pub fn audit(reader: &dyn StateReader) -> Audit {
     let state = State::new(reader);
-    let chain = state.chain();
-    let mut found = u128::from(chain.treasury.micro());
+    let supply = state.supply();
+    let mut found = 0_u128;
     let mut add = |amount: Credits| found = found.saturating_add(u128::from(amount.micro()));
+    add(supply.treasury);
+    add(supply.validators);
     for account in scan::<Account>(reader, prefix::ACCOUNT, usize::MAX) {
         add(account.balance);
     }
     for node in state.nodes() {
         add(node.allowance);
         add(node.stake);
+    }
+    for pool in scan::<Pool>(reader, stored::POOL, limits::NODES_MAX) {
+        add(pool.owed);
+        add(pool.owed_commission);
+    }
+    for liability in scan::<Liability>(reader, stored::LIABILITY, usize::MAX) {
+        if let Whereabouts::Unbonding { amount } = liability.now {
+            add(amount);
+        }
     }
     for model in scan::<Model>(reader, prefix::MODEL, limits::MODELS_MAX) {
         let Some(run) = &model.run else { continue };
@@ -48,17 +63,20 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
             add_round(&round, &mut add);
         }
     }
-    let expected = u128::from(chain.genesis.micro())
-        .saturating_add(u128::from(chain.minted.micro()))
-        .saturating_sub(u128::from(chain.burned.micro()));
+    for proposal in scan::<Proposal>(reader, governance::PROPOSAL, usize::MAX) {
+        add(proposal.deposit);
+    }
+    let expected = u128::from(supply.genesis.micro())
+        .saturating_add(u128::from(supply.minted.micro()))
+        .saturating_sub(u128::from(supply.burned.micro()));
     Audit {
-        height: chain.height,
-        genesis: chain.genesis,
-        minted: chain.minted,
-        burned: chain.burned,
+        height: state.clock().height,
+        genesis: supply.genesis,
+        minted: supply.minted,
+        burned: supply.burned,
         found,
         conserved: found == expected,
-        double_signs: chain.double_signs,
+        double_signs: state.registry().double_signs,
     }
 }
 

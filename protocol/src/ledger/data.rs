@@ -3,7 +3,7 @@
 use crate::amount::PPM;
 use crate::ids::{AccountId, ContentHash, NodeId};
 use crate::ledger::Rejection;
-use crate::ledger::entries::{Dataset, Model};
+use crate::ledger::entries::{Dataset, DatasetStatus, Model};
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::{Head, ModelSpec, check_name};
@@ -31,13 +31,13 @@ pub(super) fn publish(
     if state.dataset(manifest).is_some() {
         return Err(Rejection::Exists("the dataset"));
     }
-    let mut chain = state.chain();
-    if chain.datasets.len() >= limits::DATASETS_MAX {
+    let mut registry = state.registry();
+    if registry.datasets.len() >= limits::DATASETS_MAX {
         return Err(Rejection::Full("datasets"));
     }
-    chain.datasets.push(*manifest);
-    let height = chain.height;
-    state.put_chain(&chain);
+    registry.datasets.push(*manifest);
+    let height = state.clock().height;
+    state.put_registry(&registry);
     state.put_dataset(&Dataset {
         manifest: *manifest,
         name: name.to_owned(),
@@ -46,6 +46,7 @@ pub(super) fn publish(
         shards,
         bytes,
         height,
+        status: DatasetStatus::default(),
     });
     Ok(())
 }
@@ -60,14 +61,14 @@ pub(super) fn register_model(
     if state.model(&id).is_some() {
         return Err(Rejection::Exists("the model"));
     }
-    let mut chain = state.chain();
-    if usize::try_from(chain.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
+    let mut registry = state.registry();
+    if usize::try_from(registry.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
         return Err(Rejection::Full("models"));
     }
-    // The genesis gives the whole weight to the first model; governance will move it.
-    let weight_ppm = if chain.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
-    chain.models = chain.models.saturating_add(1);
-    state.put_chain(&chain);
+    // The genesis gives the whole weight to the first model; governance moves it.
+    let weight_ppm = if registry.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
+    registry.models = registry.models.saturating_add(1);
+    state.put_registry(&registry);
     state.put_model(
         &id,
         &Model {
@@ -77,6 +78,8 @@ pub(super) fn register_model(
             weight_ppm,
             run: None,
             next_round: 1,
+            paused: false,
+            direction: Vec::new(),
         },
     );
     Ok(())

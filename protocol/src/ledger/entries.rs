@@ -1,5 +1,10 @@
 //! What the state holds under each key. All canonical; golden hashes pin them.
 
+mod governance;
+pub mod staking;
+
+pub use governance::*;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height, TimestampMs};
@@ -55,7 +60,7 @@ pub struct Node {
     pub capabilities: Capabilities,
     /// Credits for fees and bonds of duties.
     pub allowance: Credits,
-    /// Credits at stake. Fixed by the genesis in this version.
+    /// Credits at stake here: its owner's and those delegated to it.
     pub stake: Credits,
     /// When it was registered.
     pub since: Height,
@@ -82,6 +87,32 @@ pub struct Dataset {
     pub bytes: u64,
     /// When it was published.
     pub height: Height,
+    /// What governance decided on it.
+    pub status: DatasetStatus,
+}
+
+/// What governance decided on a dataset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetStatus {
+    /// Nothing: trains models unless the rules ask for an admission.
+    #[default]
+    Undecided,
+    /// Admitted: trains models.
+    Admitted,
+    /// Removed: assigned to no round from then on.
+    Removed,
+}
+
+impl DatasetStatus {
+    /// Whether rounds may use it.
+    pub const fn is_usable(self, needs_admission: bool) -> bool {
+        match self {
+            Self::Undecided => !needs_admission,
+            Self::Admitted => true,
+            Self::Removed => false,
+        }
+    }
 }
 
 impl Canonical for Dataset {
@@ -103,10 +134,14 @@ pub struct Model {
     pub run: Option<Run>,
     /// Index of the next round; the first is 1.
     pub next_round: u32,
+    /// Whether it is paused: no round opens or starts, no member joins.
+    pub paused: bool,
+    /// The only datasets that its rounds train on; empty for all.
+    pub direction: Vec<ContentHash>,
 }
 
 impl Canonical for Model {
-    const BYTES_MAX: usize = 2048;
+    const BYTES_MAX: usize = 4096;
 }
 
 /// Rounds that were opened together.
@@ -171,6 +206,8 @@ pub struct Member {
     pub account: AccountId,
     /// Bond locked, returned or burned when the round ends.
     pub bond: Credits,
+    /// Bond that a newcomer did not have; withheld from its reward, to be its allowance.
+    pub withheld: Credits,
 }
 
 /// A node that may attest the head of a round, frozen when joining closes.
@@ -338,9 +375,9 @@ impl Canonical for Contribution {
     const BYTES_MAX: usize = 16 * 1024;
 }
 
-/// Totals and clocks of the chain.
+/// Where the chain stands: changes with every block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chain {
+pub struct Clock {
     /// Height of the last applied block.
     pub height: Height,
     /// Header times of the last blocks, oldest first.
@@ -349,6 +386,27 @@ pub struct Chain {
     pub time: TimestampMs,
     /// Beacon of the last applied block.
     pub beacon: Beacon,
+    /// Emission epoch: a count that only grows, however often a vote changes the length.
+    pub epoch: u64,
+    /// Chain time at which it began.
+    pub epoch_since: TimestampMs,
+    /// Beacon of the block that began the epoch; work stamps build on it.
+    pub epoch_beacon: Beacon,
+    /// The epoch before, and its beacon: stamps made just before the change stay good.
+    pub previous_epoch: (u64, Beacon),
+    /// Burned per byte of a transaction in the next block.
+    pub base_fee: Credits,
+    /// The last height whose state every node keeps as a snapshot; zero before the first.
+    pub snapshot: Height,
+}
+
+impl Canonical for Clock {
+    const BYTES_MAX: usize = 512;
+}
+
+/// Totals of the credits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supply {
     /// Credits of the genesis.
     pub genesis: Credits,
     /// Credits made since.
@@ -357,12 +415,19 @@ pub struct Chain {
     pub burned: Credits,
     /// Credits of the treasury.
     pub treasury: Credits,
-    /// Emission epoch: chain time divided by the epoch's length.
-    pub epoch: u64,
-    /// Credits minted in it.
+    /// Credits minted in the running epoch.
     pub minted_this_epoch: Credits,
-    /// Equivocations proven.
-    pub double_signs: u64,
+    /// Credits from escrows for validators, shared at the end of the epoch.
+    pub validators: Credits,
+}
+
+impl Canonical for Supply {
+    const BYTES_MAX: usize = 64;
+}
+
+/// What is registered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
     /// Models with a run in progress, in the order of opening.
     pub active: Vec<ModelId>,
     /// Models registered.
@@ -371,10 +436,10 @@ pub struct Chain {
     pub datasets: Vec<ContentHash>,
     /// Nodes registered.
     pub nodes: u32,
-    /// Blocks signed per validator (by consensus key) since validators were last paid.
-    pub signed: Vec<(PublicKey, u64)>,
+    /// Equivocations proven.
+    pub double_signs: u64,
 }
 
-impl Canonical for Chain {
+impl Canonical for Registry {
     const BYTES_MAX: usize = limits::STATE_VALUE_BYTES_MAX;
 }

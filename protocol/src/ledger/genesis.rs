@@ -1,74 +1,28 @@
 //! The beginning of a chain. Its canonical hash is the chain id.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::amount::{Credits, PPM, TimestampMs, VotingPower};
+use crate::amount::{Credits, PPM, TimestampMs};
 use crate::codec::{self, Canonical};
-use crate::consensus::{Validator, ValidatorSet, ValidatorSetError};
+use crate::consensus::{ValidatorSet, ValidatorSetError};
 use crate::ids::{Beacon, ChainId, derive};
 use crate::keys::PublicKey;
-use crate::ledger::entries::{Account, Chain, Node};
+use crate::ledger::entries::staking::Candidate;
+use crate::ledger::entries::{Account, Clock, Node, Registry, Rules, Supply};
+use crate::ledger::parameters::{LedgerParameters, ParameterError};
+use crate::ledger::staking;
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::check_name;
 use crate::store::{MemoryState, StateChanges};
 use crate::transaction::{Capabilities, NodeKeys};
 
-/// Version of the rules in this program.
+/// Newest version of the rules in this program; it knows all before it.
 pub const RULES_VERSION: u32 = 1;
-
-/// Numbers of the rules that governance may change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LedgerParameters {
-    /// Burned per byte of a transaction.
-    pub base_fee_per_byte: Credits,
-    /// Most that one training round may mint for a model of full weight.
-    pub emission_per_round: Credits,
-    /// Most that all rounds of an epoch may mint.
-    pub emission_per_epoch: Credits,
-    /// Length of an emission epoch.
-    pub epoch_ms: u64,
-    /// Share of a round's pot for merged deltas.
-    pub contributors_ppm: u32,
-    /// Share for reviews.
-    pub reviewers_ppm: u32,
-    /// Share for signing blocks.
-    pub validators_ppm: u32,
-    /// Share for serving blobs; not paid in this version, so not minted.
-    pub hosts_ppm: u32,
-    /// Share for the treasury.
-    pub treasury_ppm: u32,
-    /// Part of a stake burned for a proven double vote.
-    pub double_vote_slash_ppm: u32,
-    /// Part of a bond lost by an attestor who stays away from a round that fails.
-    pub absence_ppm: u32,
-}
-
-impl Default for LedgerParameters {
-    fn default() -> Self {
-        Self {
-            base_fee_per_byte: Credits::from_micro(10),
-            emission_per_round: Credits::from_micro(100_000_000),
-            emission_per_epoch: Credits::from_micro(5_000_000_000),
-            epoch_ms: 3_600_000,
-            contributors_ppm: 600_000,
-            reviewers_ppm: 150_000,
-            validators_ppm: 100_000,
-            hosts_ppm: 100_000,
-            treasury_ppm: 50_000,
-            double_vote_slash_ppm: 50_000,
-            absence_ppm: 100_000,
-        }
-    }
-}
-
-impl Canonical for LedgerParameters {
-    const BYTES_MAX: usize = 256;
-}
 
 /// An account that exists from the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +58,7 @@ pub struct Genesis {
     pub network: String,
     /// Chain time at height 0.
     pub time: TimestampMs,
-    /// Version of the rules.
+    /// Version of the rules at the beginning.
     pub rules_version: u32,
     /// The rules' numbers.
     pub parameters: LedgerParameters,
@@ -122,11 +76,14 @@ impl Canonical for Genesis {
 #[derive(Debug, Error, PartialEq, Eq, Clone)]
 pub enum GenesisError {
     /// Made for rules that this program does not have.
-    #[error("rules version {0} is not the {RULES_VERSION} of this program")]
+    #[error("rules version {0}: this program knows 1 to {RULES_VERSION}")]
     RulesVersion(u32),
     /// A field is out of range.
     #[error("{0}")]
     Field(String),
+    /// The rules' numbers are out of range.
+    #[error("parameters: {0}")]
+    Parameters(#[from] ParameterError),
     /// The validators do not form a set.
     #[error("validators: {0}")]
     Validators(#[from] ValidatorSetError),
@@ -138,18 +95,26 @@ impl Genesis {
         ChainId::from_bytes(derive("ayni 2026 chain id v1", &[&codec::encode(self)]))
     }
 
-    /// The validators, fixed in this version.
+    /// The validators of the first two heights.
     pub fn validators(&self) -> Result<ValidatorSet, GenesisError> {
-        let validators = self
+        let power = |n: &GenesisNode| n.stake.micro().checked_div(PPM).unwrap_or(0);
+        let mut nodes: Vec<&GenesisNode> = self
             .nodes
             .iter()
-            .filter(|n| n.capabilities.validates)
-            .map(|n| Validator {
+            .filter(|n| n.capabilities.validates && power(n) > 0)
+            .filter(|n| n.stake.micro() >= self.parameters.stake_min_micro)
+            .collect();
+        // The order of the index of candidates.
+        nodes.sort_by_key(|n| (Reverse(power(n)), n.keys.node.node_id()));
+        let candidates: Vec<Candidate> = nodes
+            .into_iter()
+            .map(|n| Candidate {
                 key: n.keys.consensus,
-                power: VotingPower::new(n.stake.micro().checked_div(PPM).unwrap_or(0)),
+                account: n.account.account_id(),
+                power: power(n),
             })
             .collect();
-        Ok(ValidatorSet::new(validators)?)
+        Ok(staking::choose(&candidates, &self.parameters)?)
     }
 
     /// Checks everything and builds the state at height 0.
@@ -158,14 +123,23 @@ impl Genesis {
         let empty = MemoryState::default();
         let mut state = State::new(&empty);
         let field = |text: &str| GenesisError::Field(text.to_owned());
-        let mut chain = Chain {
+        let beacon = Beacon::from_bytes(derive(
+            "ayni 2026 genesis beacon v1",
+            &[self.chain_id().as_bytes()],
+        ));
+        state.put_parameters(&self.parameters);
+        let epoch = self.time.get().checked_div(self.parameters.epoch_ms).unwrap_or(0);
+        state.put_clock(&Clock {
             time: self.time,
-            beacon: Beacon::from_bytes(derive(
-                "ayni 2026 genesis beacon v1",
-                &[self.chain_id().as_bytes()],
-            )),
-            ..Chain::default()
-        };
+            beacon,
+            epoch,
+            epoch_since: TimestampMs::new(epoch.saturating_mul(self.parameters.epoch_ms)),
+            epoch_beacon: beacon,
+            previous_epoch: (epoch, beacon),
+            base_fee: Credits::from_micro(self.parameters.base_fee_min_micro_per_byte),
+            ..Clock::default()
+        });
+        let mut registry = Registry::default();
         let mut total = Credits::ZERO;
         let mut add = |amount: Credits| {
             total = total.checked_add(amount).ok_or_else(|| field("credits overflow"))?;
@@ -186,18 +160,19 @@ impl Genesis {
                 keys: node.keys.clone(),
                 capabilities: node.capabilities,
                 allowance: node.allowance,
-                stake: node.stake,
+                stake: Credits::ZERO,
                 since: crate::amount::Height::ZERO,
             });
-            chain.nodes = chain.nodes.saturating_add(1);
+            let (id, owner) = (node.keys.node.node_id(), node.account.account_id());
+            staking::open_pool(&mut state, &id);
+            staking::bond_at_genesis(&mut state, &owner, &id, node.stake)
+                .map_err(|refused| GenesisError::Field(format!("stake: {refused}")))?;
+            registry.nodes = registry.nodes.saturating_add(1);
         }
-        chain.genesis = total;
-        let validators = self.validators()?;
-        chain.signed = validators.as_slice().iter().map(|v| (v.key, 0)).collect();
-        chain.signed.sort_by_key(|(key, _)| *key);
-        state.put_chain(&chain);
-        state.put_parameters(&self.parameters);
-        state.put_validators(&validators);
+        state.put_supply(&Supply { genesis: total, ..Supply::default() });
+        state.put_registry(&registry);
+        state.put_rules(&Rules { version: self.rules_version, next: None });
+        state.put_first_validators(&self.validators()?);
         let changes = state.into_changes();
         let mut memory = MemoryState::default();
         memory.apply(&changes);
@@ -205,23 +180,14 @@ impl Genesis {
     }
 
     fn check(&self) -> Result<(), GenesisError> {
-        if self.rules_version != RULES_VERSION {
+        if !(1..=RULES_VERSION).contains(&self.rules_version) {
             return Err(GenesisError::RulesVersion(self.rules_version));
         }
         check_name("network", &self.network).map_err(|e| GenesisError::Field(e.to_string()))?;
         let require = |ok: bool, text: &str| {
             if ok { Ok(()) } else { Err(GenesisError::Field(text.to_owned())) }
         };
-        let p = &self.parameters;
-        let shares =
-            [p.contributors_ppm, p.reviewers_ppm, p.validators_ppm, p.hosts_ppm, p.treasury_ppm];
-        let sum = shares.iter().fold(0_u64, |sum, s| sum.saturating_add(u64::from(*s)));
-        require(sum == PPM, "the five shares of a round's pot must add up to 1,000,000 ppm")?;
-        require(p.epoch_ms >= 1_000, "epoch_ms must be at least 1,000")?;
-        require(
-            u64::from(p.double_vote_slash_ppm) <= PPM && u64::from(p.absence_ppm) <= PPM,
-            "penalties must be at most 1,000,000 ppm",
-        )?;
+        self.parameters.validate()?;
         let mut seen = BTreeSet::new();
         for account in &self.accounts {
             require(seen.insert(account.key), "an account is listed twice")?;

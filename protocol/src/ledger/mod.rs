@@ -11,16 +11,21 @@
 mod accounts;
 mod apply;
 pub mod audit;
+pub mod beacon;
 mod contributions;
 mod data;
 pub mod entries;
+pub mod fees;
 pub mod genesis;
+pub mod governance;
+pub mod parameters;
+mod rejection;
 mod reviews;
 mod rewards;
 pub mod rounds;
+pub mod staking;
 pub mod state;
 
-pub use apply::{
-    AppliedBlock, BlockError, Rejection, apply_block, apply_evidence, begin, check_evidence,
-    next_beacon, proposer_account, try_transaction,
-};
+pub use apply::{AppliedBlock, BlockError, NotAdded, OpenBlock, apply_block, try_transaction};
+pub use rejection::Rejection;
+pub use staking::check_evidence;

@@ -50,10 +50,13 @@ fn pay(
 /// What the round may pay in all.
 fn pot_of(state: &State<'_>, model: &Model, escrow: Credits) -> Pot {
     let parameters = state.parameters();
-    let chain = state.chain();
-    let epoch_left =
-        parameters.emission_per_epoch.checked_sub(chain.minted_this_epoch).unwrap_or(Credits::ZERO);
-    let mintable = parameters.emission_per_round.ppm(u64::from(model.weight_ppm)).min(epoch_left);
+    let earnable = parameters.contributors_ppm.saturating_add(parameters.reviewers_ppm);
+    let epoch_left = parameters
+        .emission_per_epoch()
+        .ppm(earnable)
+        .checked_sub(state.supply().minted_this_epoch)
+        .unwrap_or(Credits::ZERO);
+    let mintable = parameters.emission_per_round().ppm(u64::from(model.weight_ppm)).min(epoch_left);
     Pot { escrow, mintable, paid: Credits::ZERO }
 }
 
@@ -69,14 +72,17 @@ pub(super) fn distribute(
     // "Nothing if the new head's gain is not positive with confidence" (design 4).
     if round.gain.lower_ppm() > 0 {
         let parameters = state.parameters();
-        let share = |ppm: u32| total.ppm(u64::from(ppm));
-        pay_contributors(state, &mut pot, round, share(parameters.contributors_ppm))?;
-        pay_reviewers(state, &mut pot, round, share(parameters.reviewers_ppm))?;
-        pay_validators(state, &mut pot, share(parameters.validators_ppm))?;
-        let treasury = pot.take(state, share(parameters.treasury_ppm))?;
-        let mut chain = state.chain();
-        chain.treasury = chain.treasury.checked_add(treasury).ok_or(Rejection::Overflow)?;
-        state.put_chain(&chain);
+        // Validators and treasury have a share of an escrow here, of the emission at the end of
+        // the epoch; theirs is set aside before the others reach for it.
+        let escrow = pot.escrow;
+        let validators = pot.take(state, escrow.ppm(parameters.validators_ppm))?;
+        let treasury = pot.take(state, escrow.ppm(parameters.treasury_ppm))?;
+        let mut supply = state.supply();
+        supply.validators = supply.validators.checked_add(validators).ok_or(Rejection::Overflow)?;
+        supply.treasury = supply.treasury.checked_add(treasury).ok_or(Rejection::Overflow)?;
+        state.put_supply(&supply);
+        pay_contributors(state, &mut pot, round, total.ppm(parameters.contributors_ppm))?;
+        pay_reviewers(state, &mut pot, round, total.ppm(parameters.reviewers_ppm))?;
     }
     round.paid = pot.paid;
     state.credit(&round.sponsor, pot.escrow)
@@ -105,10 +111,27 @@ fn pay_contributors(
     for (account, mut contribution) in accepted {
         let amount = share.scaled(score(&contribution), sum);
         contribution.paid = pay(state, pot, &account, amount, |e| &mut e.contributor)?;
+        withhold(state, round, &account, &contribution)?;
         let id = round.contribution_id(&contribution.author);
         state.put_contribution(&id, &contribution);
     }
     Ok(())
+}
+
+/// A newcomer that joined without a bond leaves it from its first reward, as its node's allowance.
+fn withhold(
+    state: &mut State<'_>,
+    round: &Round,
+    account: &AccountId,
+    contribution: &Contribution,
+) -> Result<(), Rejection> {
+    let member = round.members.iter().find(|m| m.node == contribution.author);
+    let bond = member.map_or(Credits::ZERO, |m| m.withheld).min(contribution.paid);
+    if bond == Credits::ZERO {
+        return Ok(());
+    }
+    state.debit(account, bond)?;
+    state.credit_allowance(&contribution.author, bond)
 }
 
 /// Reviews that agree with the quorum share equally.
@@ -140,23 +163,6 @@ fn pay_reviewers(
         }
         let id = round.contribution_id(&contribution.author);
         state.put_contribution(&id, &contribution);
-    }
-    Ok(())
-}
-
-/// Validators share by the blocks that they signed since they were last paid.
-fn pay_validators(state: &mut State<'_>, pot: &mut Pot, share: Credits) -> Result<(), Rejection> {
-    let mut chain = state.chain();
-    let signed = chain.signed.clone();
-    for (_, count) in &mut chain.signed {
-        *count = 0;
-    }
-    state.put_chain(&chain);
-    let sum = signed.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n));
-    for (key, count) in signed {
-        if let Some(node) = state.node_of_validator(&key.validator_id()) {
-            pay(state, pot, &node.account, share.scaled(count, sum), |e| &mut e.validator)?;
-        }
     }
     Ok(())
 }

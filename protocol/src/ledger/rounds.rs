@@ -11,7 +11,7 @@ use crate::consensus::is_quorum;
 use crate::ids::{AccountId, Commitment, ContributionId, HeadId, ModelId, NodeId};
 use crate::ledger::Rejection;
 use crate::ledger::entries::{
-    Attestation, Attestor, Contribution, Member, Model, Phase, Round, Run,
+    Account, Attestation, Attestor, Contribution, Earned, Member, Model, Phase, Round, Run,
 };
 use crate::ledger::state::State;
 use crate::ledger::{reviews, rewards};
@@ -20,6 +20,8 @@ use crate::model::{Head, RoundParameters};
 use crate::review::{Gain, Verdict};
 
 pub use crate::ledger::reviews::quorum as panel_quorum;
+
+const PAUSED: Rejection = Rejection::WrongPhase("the model is paused by a vote");
 
 /// The round if it is the open one of its model.
 pub(super) fn open_round(
@@ -47,6 +49,9 @@ pub(super) fn open(
 ) -> Result<(), Rejection> {
     parameters.validate()?;
     let mut model = state.model(id).ok_or(Rejection::Unknown("model"))?;
+    if model.paused {
+        return Err(PAUSED);
+    }
     if model.run.is_some() {
         return Err(Rejection::Exists("a run of this model"));
     }
@@ -59,13 +64,13 @@ pub(super) fn open(
     if model.weight_ppm == 0 && escrow == Credits::ZERO {
         return Err(Rejection::Mismatch("the escrow (a model without weight needs one)"));
     }
-    let mut chain = state.chain();
-    if chain.active.len() >= limits::ACTIVE_RUNS_MAX {
+    let mut registry = state.registry();
+    if registry.active.len() >= limits::ACTIVE_RUNS_MAX {
         return Err(Rejection::Full("runs"));
     }
     state.debit(sponsor, escrow)?;
-    chain.active.push(*id);
-    state.put_chain(&chain);
+    registry.active.push(*id);
+    state.put_registry(&registry);
     model.run = Some(Run {
         sponsor: *sponsor,
         parameters: parameters.clone(),
@@ -77,16 +82,29 @@ pub(super) fn open(
     start_next(state, id, &mut model)
 }
 
-/// Starts the run's next round, or ends the run.
+/// Starts the next round of a run that waited for its model to be resumed.
+pub(super) fn resume(state: &mut State<'_>, id: &ModelId) -> Result<(), Rejection> {
+    if open_round_of(state, id).is_some() {
+        return Ok(());
+    }
+    let mut model = state.model(id).ok_or(Rejection::Unknown("model"))?;
+    start_next(state, id, &mut model)
+}
+
+/// Starts the run's next round, or ends the run. The run of a paused model waits.
 fn start_next(state: &mut State<'_>, id: &ModelId, model: &mut Model) -> Result<(), Rejection> {
+    if model.paused && model.run.as_ref().is_some_and(|run| run.rounds_left > 0) {
+        return Ok(());
+    }
     let Some(mut run) = model.run.take() else { return Ok(()) };
-    let mut chain = state.chain();
     if run.rounds_left == 0 {
-        chain.active.retain(|active| active != id);
-        state.put_chain(&chain);
+        let mut registry = state.registry();
+        registry.active.retain(|active| active != id);
+        state.put_registry(&registry);
         state.put_model(id, model);
         return state.credit(&run.sponsor, run.escrow);
     }
+    let clock = state.clock();
     let share = run.escrow.scaled(1, u64::from(run.rounds_left));
     run.escrow = run.escrow.checked_sub(share).ok_or(Rejection::Overflow)?;
     run.rounds_left = run.rounds_left.saturating_sub(1);
@@ -96,8 +114,8 @@ fn start_next(state: &mut State<'_>, id: &ModelId, model: &mut Model) -> Result<
         model: *id,
         index: run.round,
         phase: Phase::Joining,
-        phase_since: chain.time,
-        phase_height: chain.height,
+        phase_since: clock.time,
+        phase_height: clock.height,
         parameters: run.parameters.clone(),
         parent: model.head,
         escrow: share,
@@ -122,10 +140,14 @@ pub(super) fn join(
     node: &NodeId,
     model: &ModelId,
     index: u32,
+    is_stamped: bool,
 ) -> Result<(), Rejection> {
     let mut round = open_round(state, model, index)?;
     if round.phase != Phase::Joining {
         return Err(Rejection::WrongPhase("joining"));
+    }
+    if state.model(model).is_some_and(|m| m.paused) {
+        return Err(PAUSED);
     }
     if round.member_index(node).is_some() {
         return Err(Rejection::Exists("the member"));
@@ -136,10 +158,21 @@ pub(super) fn join(
     }
     let account = state.node(node).ok_or(Rejection::Unknown("node"))?.account;
     let bond = round.parameters.bond;
-    state.debit_allowance(node, bond)?;
-    round.members.push(Member { node: *node, account, bond });
+    let member = if is_stamped && is_newcomer(state, &account) {
+        Member { node: *node, account, bond: Credits::ZERO, withheld: bond }
+    } else {
+        state.debit_allowance(node, bond)?;
+        Member { node: *node, account, bond, withheld: Credits::ZERO }
+    };
+    round.members.push(member);
     state.put_round(&round);
     Ok(())
+}
+
+/// Whether an account has nothing and never earned anything: its work is its bond.
+fn is_newcomer(state: &State<'_>, account: &AccountId) -> bool {
+    let Account { balance, earned, .. } = state.account(account);
+    balance == Credits::ZERO && earned == Earned::default()
 }
 
 pub(super) fn attest(
@@ -209,7 +242,7 @@ fn stake_of(round: &Round, filter: impl Fn(&Attestor) -> bool) -> u64 {
 
 /// Moves every open round on as far as it goes; called at the end of every block.
 pub(super) fn advance_all(state: &mut State<'_>) -> Result<(), Rejection> {
-    for id in state.chain().active {
+    for id in state.registry().active {
         // Each pass ends a phase; a round has ten, so this ends.
         while let Some(round) = open_round_of(state, &id) {
             if !advance(state, round)? {
@@ -226,17 +259,17 @@ fn open_round_of(state: &State<'_>, id: &ModelId) -> Option<Round> {
 }
 
 fn due(state: &State<'_>, round: &Round, limit_ms: u32) -> bool {
-    let chain = state.chain();
+    let clock = state.clock();
     let parameters = &round.parameters;
-    chain.time >= round.phase_since.plus(u64::from(limit_ms))
-        && chain.height >= round.phase_height.plus(u64::from(parameters.deadline_blocks_min))
+    clock.time >= round.phase_since.plus(u64::from(limit_ms))
+        && clock.height >= round.phase_height.plus(u64::from(parameters.deadline_blocks_min))
 }
 
 fn enter(state: &mut State<'_>, mut round: Round, phase: Phase) {
-    let chain = state.chain();
+    let clock = state.clock();
     round.phase = phase;
-    round.phase_since = chain.time;
-    round.phase_height = chain.height;
+    round.phase_since = clock.time;
+    round.phase_height = clock.height;
     state.put_round(&round);
 }
 
@@ -265,15 +298,15 @@ fn advance(state: &mut State<'_>, mut round: Round) -> Result<bool, Rejection> {
             }
         }
         Phase::Assigning | Phase::Drawing => {
-            let chain = state.chain();
-            if chain.height < round.phase_height.plus(limits::BEACON_DELAY) {
+            let clock = state.clock();
+            if clock.height < round.phase_height.plus(limits::BEACON_DELAY) {
                 return Ok(false);
             }
             if round.phase == Phase::Assigning {
-                round.assignment_beacon = chain.beacon;
+                round.assignment_beacon = clock.beacon;
                 enter(state, round, Phase::Training);
             } else {
-                round.review_beacon = chain.beacon;
+                round.review_beacon = clock.beacon;
                 seat_panels(state, &round);
                 enter(state, round, Phase::Reviewing);
             }
@@ -362,7 +395,7 @@ fn advance_attesting(state: &mut State<'_>, mut round: Round) -> Result<bool, Re
     }
     let absent: Vec<NodeId> =
         round.attestors.iter().filter(|a| a.attested.is_none()).map(|a| a.node).collect();
-    let penalty = u64::from(state.parameters().absence_ppm);
+    let penalty = state.parameters().attest_absence_ppm;
     for node in absent {
         forfeit(state, &mut round, &node, penalty)?;
     }
@@ -370,20 +403,27 @@ fn advance_attesting(state: &mut State<'_>, mut round: Round) -> Result<bool, Re
     Ok(true)
 }
 
-/// Freezes attestors and datasets when joining closes.
+/// Freezes attestors and datasets when joining closes: what governance says of data counts then.
 fn freeze(state: &State<'_>, round: &mut Round) {
     round.attestors = state
         .nodes()
         .iter()
-        .filter(|n| n.capabilities.merges && n.stake > Credits::ZERO)
+        .filter(|n| n.capabilities.merges)
+        .map(|n| (n, state.eligible_stake(n)))
+        .filter(|(_, stake)| *stake > Credits::ZERO)
         .take(limits::VALIDATORS_MAX)
-        .map(|n| Attestor { node: n.keys.node.node_id(), stake: n.stake, attested: None })
+        .map(|(n, stake)| Attestor { node: n.keys.node.node_id(), stake, attested: None })
         .collect();
+    let needs_admission = state.parameters().datasets_need_admission != 0;
+    let direction = state.model(&round.model).map(|m| m.direction).unwrap_or_default();
     round.datasets = state
-        .chain()
+        .registry()
         .datasets
         .iter()
-        .filter_map(|hash| state.dataset(hash).map(|d| (*hash, d.shards)))
+        .filter(|hash| direction.is_empty() || direction.contains(hash))
+        .filter_map(|hash| state.dataset(hash))
+        .filter(|dataset| dataset.status.is_usable(needs_admission))
+        .map(|dataset| (dataset.manifest, dataset.shards))
         .collect();
 }
 
@@ -503,7 +543,7 @@ fn close(state: &mut State<'_>, mut round: Round, phase: Phase) -> Result<(), Re
 /// Whether an open round waits for a beacon, so that blocks should not wait for transactions.
 pub fn wants_block(state: &State<'_>) -> bool {
     state
-        .chain()
+        .registry()
         .active
         .iter()
         .filter_map(|id| open_round_of(state, id))

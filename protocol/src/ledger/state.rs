@@ -6,8 +6,10 @@ use crate::consensus::ValidatorSet;
 use crate::ids::{AccountId, ContentHash, ContributionId, ModelId, NodeId, ValidatorId};
 use crate::keys::PublicKey;
 use crate::ledger::Rejection;
-use crate::ledger::entries::{Account, Chain, Contribution, Dataset, Model, Node, Round};
-use crate::ledger::genesis::LedgerParameters;
+use crate::ledger::entries::{
+    Account, Clock, Contribution, Dataset, Model, Node, Registry, Round, Supply,
+};
+use crate::ledger::parameters::LedgerParameters;
 use crate::store::{Overlay, StateChanges, StateReader};
 
 /// Key prefixes. Each family has its own, so that scans stay inside a family.
@@ -28,17 +30,26 @@ pub mod prefix {
     pub const CONTRIBUTION: &[u8] = b"x/";
     /// Datasets.
     pub const DATASET: &[u8] = b"d/";
-    /// Evidence already acted on.
-    pub const EVIDENCE: &[u8] = b"e/";
-    /// Single values.
-    pub const CHAIN: &[u8] = b"chain";
+    /// Where the chain stands.
+    pub const CLOCK: &[u8] = b"clock";
+    /// Stake of all nodes.
+    pub const STAKED: &[u8] = b"staked";
+    /// Totals of the credits.
+    pub const SUPPLY: &[u8] = b"supply";
+    /// What is registered.
+    pub const REGISTRY: &[u8] = b"registry";
     /// The governed parameters.
     pub const PARAMETERS: &[u8] = b"parameters";
-    /// The validator set.
-    pub const VALIDATORS: &[u8] = b"validators";
+    /// Validators of the state's own height.
+    pub const VALIDATORS_TIP: &[u8] = b"validators/tip";
+    /// Validators of the height after the state's.
+    pub const VALIDATORS: &[u8] = b"validators/next";
+    /// Validators of the height after that one.
+    pub const VALIDATORS_AFTER: &[u8] = b"validators/after";
 }
 
-fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+/// The key of an entry: its family's prefix and the parts that name it.
+pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let mut key = prefix.to_vec();
     for part in parts {
         key.extend_from_slice(part);
@@ -78,11 +89,23 @@ impl<'a> State<'a> {
         self.0.into_changes()
     }
 
-    fn read<T: Canonical>(&self, key: &[u8]) -> Option<T> {
+    /// Reads an entry of a family that has its own accessors.
+    pub(super) fn read<T: Canonical>(&self, key: &[u8]) -> Option<T> {
         read(&self.0, key)
     }
 
-    fn write<T: Canonical>(&mut self, key: Vec<u8>, value: &T) {
+    /// Up to `limit` entries of a family in key order.
+    pub(super) fn entries<T: Canonical>(&self, prefix: &[u8], limit: usize) -> Vec<T> {
+        scan(&self.0, prefix, limit)
+    }
+
+    /// Removes an entry.
+    pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.0.delete(key);
+    }
+
+    /// Writes an entry of a family that has its own accessors.
+    pub(super) fn write<T: Canonical>(&mut self, key: Vec<u8>, value: &T) {
         self.0.put(key, codec::encode(value));
     }
 
@@ -112,8 +135,20 @@ impl<'a> State<'a> {
         self.read(&key(prefix::NODE, &[id.as_bytes()]))
     }
 
-    /// Stores a known node.
+    /// Stake of all nodes.
+    pub fn staked(&self) -> Credits {
+        Credits::from_micro(self.read(prefix::STAKED).unwrap_or(0))
+    }
+
+    /// Stores a known node, and what it changes of the stake of all.
     pub fn put_node(&mut self, node: &Node) {
+        let before = self.node(&node.keys.node.node_id()).map_or(Credits::ZERO, |n| n.stake);
+        if before != node.stake {
+            // Exact: `before` is part of the sum, and stakes are part of the supply.
+            let others = self.staked().micro().saturating_sub(before.micro());
+            let sum = others.saturating_add(node.stake.micro());
+            self.write(prefix::STAKED.to_vec(), &sum);
+        }
         self.write(key(prefix::NODE, &[node.keys.node.as_bytes()]), node);
     }
 
@@ -185,24 +220,34 @@ impl<'a> State<'a> {
         self.write(key(prefix::DATASET, &[dataset.manifest.as_bytes()]), dataset);
     }
 
-    /// Remembers evidence; false if it was known.
-    pub fn remember_evidence(&mut self, id: &[u8; 32]) -> bool {
-        let at = key(prefix::EVIDENCE, &[id]);
-        if self.0.get(&at).is_some() {
-            return false;
-        }
-        self.0.put(at, Vec::new());
-        true
+    /// Where the chain stands.
+    pub fn clock(&self) -> Clock {
+        self.read(prefix::CLOCK).expect("the genesis wrote the clock")
     }
 
-    /// Totals and clocks.
-    pub fn chain(&self) -> Chain {
-        self.read(prefix::CHAIN).expect("the genesis wrote the chain entry")
+    /// Stores where the chain stands.
+    pub fn put_clock(&mut self, clock: &Clock) {
+        self.write(prefix::CLOCK.to_vec(), clock);
     }
 
-    /// Stores totals and clocks.
-    pub fn put_chain(&mut self, chain: &Chain) {
-        self.write(prefix::CHAIN.to_vec(), chain);
+    /// Totals of the credits.
+    pub fn supply(&self) -> Supply {
+        self.read(prefix::SUPPLY).expect("the genesis wrote the supply")
+    }
+
+    /// Stores totals of the credits.
+    pub fn put_supply(&mut self, supply: &Supply) {
+        self.write(prefix::SUPPLY.to_vec(), supply);
+    }
+
+    /// What is registered.
+    pub fn registry(&self) -> Registry {
+        self.read(prefix::REGISTRY).expect("the genesis wrote the registry")
+    }
+
+    /// Stores what is registered.
+    pub fn put_registry(&mut self, registry: &Registry) {
+        self.write(prefix::REGISTRY.to_vec(), registry);
     }
 
     /// The governed parameters.
@@ -215,14 +260,48 @@ impl<'a> State<'a> {
         self.write(prefix::PARAMETERS.to_vec(), parameters);
     }
 
-    /// The validator set.
+    /// Validators of the state's own height: they certified its block.
+    pub fn validators_of_tip(&self) -> ValidatorSet {
+        self.read(prefix::VALIDATORS_TIP).expect("the genesis wrote the validators")
+    }
+
+    /// Validators of the height after the state's.
     pub fn validators(&self) -> ValidatorSet {
         self.read(prefix::VALIDATORS).expect("the genesis wrote the validators")
     }
 
-    /// Stores the validator set.
-    pub fn put_validators(&mut self, validators: &ValidatorSet) {
-        self.write(prefix::VALIDATORS.to_vec(), validators);
+    /// Validators of the height after the next; the next header commits to them.
+    pub fn validators_after(&self) -> ValidatorSet {
+        self.read(prefix::VALIDATORS_AFTER).expect("the genesis wrote the validators")
+    }
+
+    /// Moves the sets on by a height: `latest` follows from the state as it is now.
+    pub fn turn_validators(&mut self, latest: &ValidatorSet) {
+        let (tip, next, after) =
+            (self.validators_of_tip(), self.validators(), self.validators_after());
+        let turned = [
+            (prefix::VALIDATORS_TIP, tip, &next),
+            (prefix::VALIDATORS, next.clone(), &after),
+            (prefix::VALIDATORS_AFTER, after.clone(), latest),
+        ];
+        for (at, old, new) in turned {
+            if old != *new {
+                self.write(at.to_vec(), new);
+            }
+        }
+    }
+
+    /// Stores the set of the genesis, which is that of the first two heights.
+    pub fn put_first_validators(&mut self, validators: &ValidatorSet) {
+        for at in [prefix::VALIDATORS_TIP, prefix::VALIDATORS, prefix::VALIDATORS_AFTER] {
+            self.write(at.to_vec(), validators);
+        }
+    }
+
+    /// Whether anything under `prefix` was written since this state was opened.
+    pub fn has_changes_under(&self, prefix: &[u8]) -> bool {
+        let mut changed = self.0.changes().range(prefix.to_vec()..);
+        changed.next().is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
     /// Adds to a balance.
@@ -264,19 +343,19 @@ impl<'a> State<'a> {
 
     /// Destroys credits that the caller has taken from somewhere.
     pub fn burn(&mut self, amount: Credits) -> Result<(), Rejection> {
-        let mut chain = self.chain();
-        chain.burned = chain.burned.checked_add(amount).ok_or(Rejection::Overflow)?;
-        self.put_chain(&chain);
+        let mut supply = self.supply();
+        supply.burned = supply.burned.checked_add(amount).ok_or(Rejection::Overflow)?;
+        self.put_supply(&supply);
         Ok(())
     }
 
     /// Makes credits that the caller gives to somebody.
     pub fn mint(&mut self, amount: Credits) -> Result<(), Rejection> {
-        let mut chain = self.chain();
-        chain.minted = chain.minted.checked_add(amount).ok_or(Rejection::Overflow)?;
-        chain.minted_this_epoch =
-            chain.minted_this_epoch.checked_add(amount).ok_or(Rejection::Overflow)?;
-        self.put_chain(&chain);
+        let mut supply = self.supply();
+        supply.minted = supply.minted.checked_add(amount).ok_or(Rejection::Overflow)?;
+        supply.minted_this_epoch =
+            supply.minted_this_epoch.checked_add(amount).ok_or(Rejection::Overflow)?;
+        self.put_supply(&supply);
         Ok(())
     }
 }
@@ -284,7 +363,7 @@ impl<'a> State<'a> {
 /// Reads one entry from any reader; an undecodable entry means a corrupt store.
 pub fn read<T: Canonical>(reader: &dyn StateReader, key: &[u8]) -> Option<T> {
     let bytes = reader.get(key)?;
-    Some(codec::decode(&bytes).expect("state entries are written by the rules themselves"))
+    Some(codec::decode_own(&bytes).expect("state entries are written by the rules themselves"))
 }
 
 /// Reads up to `limit` entries of a family in key order.
@@ -293,7 +372,7 @@ pub fn scan<T: Canonical>(reader: &dyn StateReader, prefix: &[u8], limit: usize)
         .scan(prefix, limit)
         .iter()
         .map(|(_, bytes)| {
-            codec::decode(bytes).expect("state entries are written by the rules themselves")
+            codec::decode_own(bytes).expect("state entries are written by the rules themselves")
         })
         .collect()
 }

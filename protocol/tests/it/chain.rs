@@ -5,15 +5,14 @@ use ayni_protocol::block::{Block, DecidedBlock};
 use ayni_protocol::codec;
 use ayni_protocol::consensus::{CommitCertificate, CommitSignature, Vote, VoteKind};
 use ayni_protocol::home::NodeSecrets;
-use ayni_protocol::host::{Host, MempoolError, Refused, Tip};
+use ayni_protocol::host::{Host, MempoolError, ProposerKeys, Refused, Tip};
 use ayni_protocol::ids::{BlockHash, ContentHash, ModelId, StateRoot, derive};
 use ayni_protocol::keys::{Namespace, SecretKey};
 use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::audit::audit;
 use ayni_protocol::ledger::entries::Round;
-use ayni_protocol::ledger::genesis::{
-    Genesis, GenesisAccount, GenesisNode, LedgerParameters, RULES_VERSION,
-};
+use ayni_protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+use ayni_protocol::ledger::parameters::LedgerParameters;
 use ayni_protocol::ledger::state::{State, View};
 use ayni_protocol::model::{Architecture, ModelSpec, RoundParameters};
 use ayni_protocol::store::MemoryState;
@@ -88,13 +87,21 @@ pub(crate) struct TestChain {
     pub(crate) state: MemoryState,
     pub(crate) blocks: Vec<DecidedBlock>,
     pub(crate) genesis: Genesis,
+    /// Secrets of the nodes of the genesis, and of those that joined since.
     pub(crate) nodes: Vec<NodeSecrets>,
+    /// Nodes that sign no certificates, unless there is no quorum without them.
+    pub(crate) silent: Vec<usize>,
     now: u64,
 }
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        let genesis = genesis(count);
+        Self::of(genesis(count))
+    }
+
+    /// Of a genesis whose nodes are those of [`genesis`] in order.
+    pub(crate) fn of(genesis: Genesis) -> Self {
+        let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -103,11 +110,12 @@ impl TestChain {
             state: root(&state),
         };
         Self {
-            host: Host::new(&genesis, tip).expect("a valid genesis"),
+            host: Host::new(genesis.chain_id(), tip, &state),
             state,
             blocks: Vec::new(),
             now: genesis.time.get(),
             nodes: (0..count).map(secrets).collect(),
+            silent: Vec::new(),
             genesis,
         }
     }
@@ -132,6 +140,8 @@ impl TestChain {
             key: key.public(),
             nonce,
             tip: Credits::ZERO,
+            fee_max: credits(1),
+            stamp: None,
             fee_payer: None,
             payload,
         };
@@ -159,13 +169,32 @@ impl TestChain {
             .map(|_| ())
     }
 
-    /// Signs a certificate with all validators.
+    /// Nodes in charge of the height in progress.
+    pub(crate) fn in_charge(&self) -> Vec<usize> {
+        let set = self.host.validators();
+        let key = |i: &usize| self.nodes[*i].consensus.public().validator_id();
+        (0..self.nodes.len()).filter(|i| set.get(&key(i)).is_some()).collect()
+    }
+
+    fn signers(&self) -> Vec<usize> {
+        let all = self.in_charge();
+        let awake: Vec<usize> = all.iter().copied().filter(|i| !self.silent.contains(i)).collect();
+        let set = self.host.validators();
+        let power = |i: &usize| {
+            let id = self.nodes[*i].consensus.public().validator_id();
+            set.get(&id).expect("in charge").power.get()
+        };
+        if set.is_quorum(awake.iter().map(power).sum()) { awake } else { all }
+    }
+
+    /// Signs a certificate with all validators that are not silent.
     pub(crate) fn certify(&self, block: &Block) -> CommitCertificate {
         let (height, hash) = (block.header.height, block.header.hash());
         let mut signatures: Vec<CommitSignature> = self
-            .nodes
-            .iter()
-            .map(|secrets| {
+            .signers()
+            .into_iter()
+            .map(|i| {
+                let secrets = &self.nodes[i];
                 let validator = secrets.consensus.public().validator_id();
                 let vote = Vote {
                     height,
@@ -184,10 +213,16 @@ impl TestChain {
     }
 
     pub(crate) fn build(&mut self) -> Block {
+        self.try_build().expect("a block")
+    }
+
+    pub(crate) fn try_build(&mut self) -> Result<Block, Refused> {
         self.now += BLOCK_MS;
-        let proposer = self.host.height().get() as usize % self.nodes.len();
-        let key = self.nodes[proposer].consensus.clone();
-        self.host.build(&self.state, TimestampMs::new(self.now), &key).expect("a block")
+        let in_charge = self.in_charge();
+        let proposer = self.host.height().get() as usize % in_charge.len();
+        let NodeSecrets { consensus, vrf, .. } = self.nodes[in_charge[proposer]].clone();
+        let keys = ProposerKeys { consensus, vrf };
+        self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
     /// Builds, decides and applies the next block; credits must be conserved after it.
@@ -197,8 +232,16 @@ impl TestChain {
     }
 
     pub(crate) fn decide(&mut self, block: &Block) -> Result<(), Refused> {
-        let decided =
-            DecidedBlock { block: codec::encode(block), certificate: self.certify(block) };
+        self.decide_with(block, self.certify(block))
+    }
+
+    /// Decides a block with a given certificate.
+    pub(crate) fn decide_with(
+        &mut self,
+        block: &Block,
+        certificate: CommitCertificate,
+    ) -> Result<(), Refused> {
+        let decided = DecidedBlock { block: codec::encode(block), certificate };
         let decision = self.host.decide(&self.state, decided.clone(), block)?;
         self.state.apply(&decision.changes);
         self.host.committed(&decision, root(&self.state), &self.state);
@@ -215,11 +258,13 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::new(count);
-    assert_eq!(&chain.genesis, genesis);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
-        chain.decide(&block).expect("a block that was valid once");
+        chain
+            .decide_with(&block, decided.certificate.clone())
+            .expect("a block that was valid once");
     }
     root(&chain.state)
 }

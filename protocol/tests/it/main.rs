@@ -2,6 +2,9 @@
 
 mod chain;
 mod conservation;
+mod fuzz;
 mod golden;
+mod governance;
 mod hostile;
 mod rounds;
+mod staking;

@@ -16,7 +16,7 @@ use crate::chain::{TestChain, credits, parameters, replay, spec};
 const SALT: [u8; 32] = [5; 32];
 
 /// What nodes do in a round.
-struct Script {
+pub(crate) struct Script {
     /// Nodes that join.
     join: Vec<usize>,
     /// Members that commit.
@@ -79,7 +79,7 @@ fn head(round: &Round, tag: u8) -> Head {
     }
 }
 
-fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
+pub(crate) fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
     let spec = spec(1);
     let model = spec.id();
     chain.send(0, Payload::RegisterModel { spec });
@@ -90,7 +90,7 @@ fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
 }
 
 /// Lets every node do its duties by the script until the round is over.
-fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &Script) -> Round {
+pub(crate) fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &Script) -> Round {
     for _ in 0..1_000 {
         let round = chain.round(model, index);
         if round.phase.is_over() {
@@ -171,7 +171,7 @@ fn an_honest_round_gives_a_head_and_pays_by_the_shares() {
     assert_eq!(sum(|e| e.contributor), 60_000_000);
     assert_eq!(sum(|e| e.reviewer), 15_000_000);
     assert!(sum(|e| e.validator) > 9_999_990);
-    assert_eq!(chain.view().chain().treasury, credits(5));
+    assert_eq!(chain.view().supply().treasury, credits(5));
     assert!(chain.view().nodes().iter().all(|n| n.allowance > credits(99)), "bonds are back");
     let again = play(&mut chain, &model, 2, &Script::default());
     assert_eq!((again.phase, again.parent), (Phase::Certified, head(&round, 0)));
@@ -270,7 +270,7 @@ fn without_members_a_run_ends_by_itself() {
     let round = play(&mut chain, &model, 1, &script);
     assert_eq!(round.phase, Phase::Unchanged);
     assert!(chain.view().model(&model).expect("registered").run.is_none());
-    assert!(chain.view().chain().active.is_empty());
+    assert!(chain.view().registry().active.is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! 'v' key            -> value
 //! 'n' node key       -> tree node (borsh)
 //! 'm'                -> height u64 LE | block hash | state root
+//! 's'                -> schema, one byte; absent: 1
 //! ```
 //!
 //! Invariant: one commit is one atomic batch, so values, nodes and tip always belong together.
@@ -18,20 +19,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use fs4::fs_std::FileExt;
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
 use protocol::store::{StateChanges, StateReader};
 
 use crate::block_log::Tip;
-use crate::durable::{self, at};
+use crate::durable::{self, FileError, at};
 use crate::integrity;
 use crate::tree;
 
 mod error;
+mod import;
 mod view;
 
 pub use error::{CommitError, FlushError, IntegrityError, StateOpenError};
-use view::{Committed, META, NODE, Shared, VALUE, encode, node_key, prefixed};
+pub(crate) use import::import;
+use view::{Committed, META, NODE, SCHEMA_KEY, Shared, VALUE, encode, node_key, prefixed};
 pub use view::{Snapshot, StateView};
 
 /// Largest key in bytes.
@@ -42,6 +46,10 @@ pub const VALUE_BYTES_MAX: usize = 96 * 1024;
 pub const COMMITS_PER_FLUSH: u32 = 256;
 /// Memory that sled may use for pages. Smaller only costs reads.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Memory for hashes while the integrity is checked; a larger state is read several times.
+const CHECK_MEMORY_BYTES: usize = 256 * 1024 * 1024;
+/// Version of the format. Kept under its own key; a state without it has 1.
+pub const SCHEMA: u8 = 1;
 
 /// A state that blocks are committed to, on disk or in memory.
 pub trait LedgerState: StateReader {
@@ -89,6 +97,14 @@ impl StateStore {
         let data_path = dir.join("db");
         let data_file = File::open(&data_path).map_err(at("open", &data_path))?;
         durable::sync_dir(dir)?;
+        let schema = match db.get(SCHEMA_KEY)? {
+            Some(bytes) => *bytes.first().ok_or(StateOpenError::Meta)?,
+            None => 1,
+        };
+        if schema > SCHEMA {
+            let dir = dir.to_path_buf();
+            return Err(StateOpenError::Newer { dir, found: schema });
+        }
         let committed = match db.get(META)? {
             Some(bytes) => Committed::decode(&bytes).ok_or(StateOpenError::Meta)?,
             None if db.is_empty() => Committed { tip: None, root: tree::empty_root() },
@@ -126,10 +142,14 @@ impl StateStore {
     /// Reads every value and compares their root with the recorded one. Linear in the state.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         let recorded = self.root();
-        let entries = self.shared.db.scan_prefix([VALUE]).collect::<Result<Vec<_>, _>>()?;
-        let actual = integrity::root_of(
-            entries.iter().map(|(key, value)| (key.get(1..).unwrap_or_default(), value)),
-        );
+        let guess = self.shared.db.scan_prefix([VALUE]).count() as u64;
+        let actual = integrity::root_in_passes(guess, CHECK_MEMORY_BYTES, |visit| {
+            for entry in self.shared.db.scan_prefix([VALUE]) {
+                let (key, value) = entry?;
+                visit(key.get(1..).unwrap_or_default(), &value);
+            }
+            Ok::<_, sled::Error>(())
+        })?;
         if actual != recorded {
             return Err(IntegrityError::WrongRoot { actual, recorded });
         }
@@ -138,6 +158,10 @@ impl StateStore {
             node?;
         }
         Ok(())
+    }
+
+    pub(crate) fn set_committed(&self, committed: Committed) {
+        *self.shared.committed.write().unwrap_or_else(PoisonError::into_inner) = committed;
     }
 
     /// Number of tree nodes held.
@@ -199,6 +223,21 @@ impl StateReader for StateStore {
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.shared.scan(prefix, limit)
     }
+}
+
+/// Waits until the state in `dir`, which was closed, can be opened again in this process: sled's
+/// threads let go of its file a little later than it is dropped. Waits for ever while a
+/// [`StateView`] of it is kept.
+pub fn wait_released(dir: &Path) -> Result<(), FileError> {
+    let path = dir.join("db");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(at("open", &path)(e)),
+    };
+    FileExt::lock_exclusive(&file)
+        .and_then(|()| FileExt::unlock(&file))
+        .map_err(at("wait for", &path))
 }
 
 /// Refuses a height that is not the next one.

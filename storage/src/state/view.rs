@@ -8,14 +8,16 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use jmt::storage::{Node, NodeKey};
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
+use protocol::proof::StateProof;
 use protocol::store::StateReader;
 
 use crate::block_log::Tip;
-use crate::tree::NodeSource;
+use crate::tree::{self, NodeSource, TreeError};
 
 pub(super) const VALUE: u8 = b'v';
 pub(super) const NODE: u8 = b'n';
 pub(super) const META: &[u8] = b"m";
+pub(super) const SCHEMA_KEY: &[u8] = b"s";
 
 /// Reads the current values from any thread.
 #[derive(Clone, Debug)]
@@ -68,6 +70,27 @@ impl Snapshot<'_> {
     pub fn root(&self) -> StateRoot {
         self.committed.root
     }
+
+    /// Every key and value, in key order.
+    pub(crate) fn entries(
+        &self,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, sled::IVec), sled::Error>> + '_ {
+        self.db.scan_prefix([VALUE]).map(|entry| {
+            entry.map(|(key, value)| (key.get(1..).unwrap_or_default().to_vec(), value))
+        })
+    }
+
+    /// What the state says about `key`, with the path that proves it against [`Self::root`].
+    ///
+    /// [`protocol::proof::build`] makes a whole proof of it once the next block, whose header
+    /// commits this root, is decided.
+    pub fn prove(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, StateProof), TreeError> {
+        let Some(tip) = self.committed.tip else {
+            return Err(TreeError::before_genesis());
+        };
+        let path = tree::prove(&Nodes(self.db), tip.height.get(), key)?;
+        Ok((get(self.db, key), path))
+    }
 }
 
 impl StateReader for Snapshot<'_> {
@@ -88,7 +111,7 @@ pub(super) struct Shared {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     pub(super) tip: Option<Tip>,
     pub(super) root: StateRoot,
 }
@@ -109,7 +132,15 @@ impl Shared {
 
 impl NodeSource for Shared {
     fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        match self.db.get(node_key(key))? {
+        Nodes(&self.db).node(key)
+    }
+}
+
+struct Nodes<'a>(&'a sled::Db);
+
+impl NodeSource for Nodes<'_> {
+    fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
+        match self.0.get(node_key(key))? {
             Some(bytes) => Ok(Some(borsh::from_slice(&bytes)?)),
             None => Ok(None),
         }

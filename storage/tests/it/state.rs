@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ayni_storage::state::{CommitError, LedgerState, StateStore, VALUE_BYTES_MAX};
+use ayni_storage::state::{CommitError, LedgerState, VALUE_BYTES_MAX};
 use ayni_storage::{MemoryStateStore, empty_root, integrity};
 use proptest::prelude::*;
 use protocol::amount::Height;
 use protocol::ids::BlockHash;
 use protocol::store::{StateChanges, StateReader};
 
-use crate::support::locking;
+use crate::support::{open_raw, open_state};
 
 /// Few keys, so that changes meet; short ones, so that prefixes nest.
 fn block() -> impl Strategy<Value = StateChanges> {
@@ -61,13 +61,13 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut memory = MemoryStateStore::new();
-        let mut disk = locking(|| StateStore::open(dir.path())).unwrap();
+        let mut disk = open_state(dir.path());
         let restart = restart.index(blocks.len());
         for (height, changes) in blocks.iter().enumerate() {
             if height == restart {
                 disk.flush().unwrap();
                 drop(disk);
-                disk = locking(|| StateStore::open(dir.path())).unwrap();
+                disk = open_state(dir.path());
                 prop_assert_eq!(disk.tip(), memory.tip());
             }
             let block = BlockHash::from_bytes([height as u8; 32]);
@@ -78,6 +78,15 @@ proptest! {
             prop_assert_eq!(disk.tip(), memory.tip());
             prop_assert_eq!(disk.node_count(), memory.node_count());
             disk.check_integrity().unwrap();
+            for key in [&[][..], &[0], &[1, 2], &[2, 2, 2, 2]] {
+                let (value, path) = memory.prove(key).unwrap();
+                prop_assert_eq!(&value, &memory.get(key));
+                path.verify(&root, key, value.as_deref()).unwrap();
+                let other = Some(b"other".as_slice()).filter(|_| value.is_none());
+                prop_assert!(path.verify(&root, key, other).is_err());
+                let proven = disk.view().read(|state| state.prove(key)).unwrap();
+                prop_assert_eq!(proven, (value, path));
+            }
             for prefix in [&[][..], &[0], &[1, 2]] {
                 for limit in [0, 2, usize::MAX] {
                     prop_assert_eq!(disk.scan(prefix, limit), memory.scan(prefix, limit));
@@ -117,7 +126,7 @@ fn golden_root() {
 #[test]
 fn heights_and_sizes_are_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
+    let mut state = open_state(dir.path());
     let none = BTreeMap::new();
     let early = state.commit(Height::new(1), &none, BlockHash::default()).unwrap_err();
     assert_eq!(early.to_string(), "height 1 does not follow: the state expects 0");
@@ -133,15 +142,15 @@ fn heights_and_sizes_are_checked() {
 #[test]
 fn integrity_check_finds_a_changed_value() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
+    let mut state = open_state(dir.path());
     let block = BTreeMap::from([(b"a".to_vec(), Some(b"1".to_vec()))]);
     state.commit(Height::ZERO, &block, BlockHash::default()).unwrap();
     state.flush().unwrap();
     drop(state);
-    let raw = locking(|| sled::open(dir.path())).unwrap();
+    let raw = open_raw(dir.path());
     raw.insert(b"va", b"2").unwrap();
     raw.flush().unwrap();
     drop(raw);
-    let state = locking(|| StateStore::open(dir.path())).unwrap();
+    let state = open_state(dir.path());
     assert!(state.check_integrity().is_err());
 }

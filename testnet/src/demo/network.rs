@@ -10,9 +10,8 @@ use protocol::amount::{Credits, PPM, TimestampMs};
 use protocol::config::Config;
 use protocol::home::{Home, NodeSecrets};
 use protocol::join::JoinString;
-use protocol::ledger::genesis::{
-    Genesis, GenesisAccount, GenesisNode, LedgerParameters, RULES_VERSION,
-};
+use protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+use protocol::ledger::parameters::LedgerParameters;
 use protocol::transaction::Capabilities;
 
 use super::process::NodeProcess;

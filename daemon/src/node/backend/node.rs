@@ -58,13 +58,12 @@ impl NodeBackend {
     pub(super) async fn node_status(&self) -> Status {
         let node = &self.node;
         let applied = node.ledger.applied();
-        let chain = node.ledger.read(|view| view.chain());
+        let (clock, validators) = node.ledger.read(|view| (view.clock(), view.validators()));
         let is_member = node.ledger.read(|view| view.node(&node.id()).is_some());
         let best = node.best_known.load(Ordering::Relaxed).max(applied.height.get());
         let (transactions, bytes) =
             node.ledger.run(crate::node::ledger::Ledger::mempool_size).await;
         let key = node.secrets.consensus.public().validator_id();
-        let validators = node.ledger.validators();
         let stats = node.network.stats();
         let blobs = node.blobs.stats();
         let listen = node.network.listeners().await;
@@ -85,7 +84,7 @@ impl NodeBackend {
             height: applied.height,
             block_hash: applied.block,
             state_root: applied.root,
-            chain_time_ms: chain.time,
+            chain_time_ms: clock.time,
             syncing: best > applied.height.get().saturating_add(SYNCING_BLOCKS),
             best_known_height: Height::new(best),
             validators: u32::try_from(validators.as_slice().len()).unwrap_or(u32::MAX),

@@ -123,7 +123,7 @@ fn deadline(round: &Round) -> Option<TimestampMs> {
 
 fn show_round(view: &View<'_>, round: &Round) -> api::Round {
     let weight = view.model(&round.model).map_or(0, |m| m.weight_ppm);
-    let emission = view.parameters().emission_per_round.ppm(u64::from(weight));
+    let emission = view.parameters().emission_per_round().ppm(u64::from(weight));
     let pot =
         if round.phase.is_over() { round.paid } else { sum([round.escrow, emission].into_iter()) };
     let deltas = round
