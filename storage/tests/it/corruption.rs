@@ -96,8 +96,8 @@ fn a_damaged_state_is_rebuilt_to_the_same_root() {
     let mut opened = place.open();
     replay(&mut opened.store);
     // Several batches: of a single one sled keeps all or nothing.
-    for _ in 0..4 {
-        extend(&mut opened.store, 10);
+    for height in [10, 20, 30, 40] {
+        extend(&mut opened.store, height);
         opened.store.flush().unwrap();
     }
     drop(opened);
