@@ -52,6 +52,8 @@ impl MempoolLog {
     pub fn open(dir: &Path, chain: &ChainId) -> Result<(Self, Restored), MempoolLogError> {
         let kind = LogKind {
             name: "mempool log",
+            schema: 1,
+            end_mark: false,
             chain: *chain,
             payload_bytes_max: RECORD_BYTES_MAX as u32,
         };

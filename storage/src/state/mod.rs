@@ -5,6 +5,7 @@
 //! 'v' key            -> value
 //! 'n' node key       -> tree node (borsh)
 //! 'm'                -> height u64 LE | block hash | state root
+//! 's'                -> schema, one byte; absent: 1
 //! ```
 //!
 //! Commits gather in memory and reach sled as their sum, every [`COMMITS_PER_FLUSH`] commits or
@@ -20,24 +21,26 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
 
+use fs4::fs_std::FileExt;
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
 use protocol::store::{StateChanges, StateReader};
 
 use crate::block_log::Tip;
-use crate::durable::{self, at};
+use crate::durable::{self, FileError, at};
 use crate::integrity;
 use crate::tree;
 
 mod error;
+mod import;
 mod recent;
 mod view;
 
 pub use error::{CommitError, FlushError, IntegrityError, StateOpenError};
+pub(crate) use import::import;
 use recent::Recent;
-use view::{Committed, Current, META, NODE, Nodes, Shared, VALUE};
+use view::{Committed, Current, META, NODE, Nodes, SCHEMA_KEY, Shared, VALUE};
 pub use view::{Snapshot, StateView};
 
 /// Largest key in bytes.
@@ -50,11 +53,10 @@ pub const COMMITS_PER_FLUSH: u32 = 256;
 const ENTRIES_PER_FLUSH: usize = 131_072;
 /// Memory that sled may use for pages. Smaller only costs reads.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-
-/// How often a locked file is tried before it counts as another's.
-const LOCK_TRIES: u32 = 100;
-/// Pause between two tries.
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Memory for hashes while the integrity is checked; a larger state is read several times.
+const CHECK_MEMORY_BYTES: usize = 256 * 1024 * 1024;
+/// Version of the format. Kept under its own key; a state without it has 1.
+pub const SCHEMA: u8 = 1;
 
 /// A state that blocks are committed to, on disk or in memory.
 pub trait LedgerState: StateReader {
@@ -93,10 +95,22 @@ impl StateStore {
     /// contains that.
     pub fn open(dir: &Path) -> Result<Self, StateOpenError> {
         durable::create_dir(dir)?;
-        let db = open_index(dir)?;
+        let db = sled::Config::default()
+            .path(dir)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()?;
         let data_path = dir.join("db");
         let data_file = File::open(&data_path).map_err(at("open", &data_path))?;
         durable::sync_dir(dir)?;
+        let schema = match db.get(SCHEMA_KEY)? {
+            Some(bytes) => *bytes.first().ok_or(StateOpenError::Meta)?,
+            None => 1,
+        };
+        if schema > SCHEMA {
+            let dir = dir.to_path_buf();
+            return Err(StateOpenError::Newer { dir, found: schema });
+        }
         let committed = match db.get(META)? {
             Some(bytes) => Committed::decode(&bytes).ok_or(StateOpenError::Meta)?,
             None if db.is_empty() => Committed { tip: None, root: tree::empty_root() },
@@ -138,8 +152,7 @@ impl StateStore {
             self.shared.db.apply_batch(batch)?;
             current.committed
         };
-        self.shared.db.flush()?;
-        self.data_file.sync_data().map_err(at("sync", &self.data_path))?;
+        self.sync()?;
         let mut current = self.shared.current_mut();
         current.recent = Recent::new(committed.tip.map(|tip| tip.height.get()));
         Ok(())
@@ -148,12 +161,19 @@ impl StateStore {
     /// Reads every value and compares their root with the recorded one. Linear in the state.
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         let recorded = self.root();
-        // Read first, so that what sled cannot read is an error here and not a panic.
-        for value in self.shared.db.scan_prefix([VALUE]) {
-            value?;
-        }
-        let entries = self.shared.scan(&[], usize::MAX);
-        let actual = integrity::root_of(entries.iter().map(|(key, value)| (key, value)));
+        let guess = self.shared.db.scan_prefix([VALUE]).count() as u64;
+        let current = self.shared.current();
+        let actual = integrity::root_in_passes(guess, CHECK_MEMORY_BYTES, |visit| {
+            for entry in self.shared.db.scan_prefix([VALUE]) {
+                let (key, value) = entry?;
+                let key = key.get(1..).unwrap_or_default();
+                if current.recent.value(key).is_none() {
+                    visit(key, &value);
+                }
+            }
+            current.recent.values().for_each(|(key, value)| visit(key, value));
+            Ok::<_, sled::Error>(())
+        })?;
         if actual != recorded {
             return Err(IntegrityError::WrongRoot { actual, recorded });
         }
@@ -162,6 +182,18 @@ impl StateStore {
             node?;
         }
         Ok(())
+    }
+
+    /// States what sled holds after it was written directly.
+    pub(crate) fn set_committed(&self, committed: Committed) {
+        let recent = Recent::new(committed.tip.map(|tip| tip.height.get()));
+        *self.shared.current_mut() = Current { committed, recent };
+    }
+
+    /// Makes durable what sled has.
+    fn sync(&self) -> Result<(), FlushError> {
+        self.shared.db.flush()?;
+        Ok(self.data_file.sync_data().map_err(at("sync", &self.data_path))?)
     }
 
     /// Number of tree nodes held.
@@ -224,19 +256,19 @@ impl StateReader for StateStore {
     }
 }
 
-/// Opens sled. Its threads can hold the file for a moment after the last handle of this process
-/// was dropped, while they finish a write.
-fn open_index(dir: &Path) -> sled::Result<sled::Db> {
-    let config = sled::Config::default().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    for _ in 1..LOCK_TRIES {
-        match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            other => return other,
-        }
-    }
-    config.open()
+/// Waits until the state in `dir`, which was closed, can be opened again in this process: sled's
+/// threads let go of its file a little later than it is dropped. Waits for ever while a
+/// [`StateView`] of it is kept.
+pub fn wait_released(dir: &Path) -> Result<(), FileError> {
+    let path = dir.join("db");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(at("open", &path)(e)),
+    };
+    FileExt::lock_exclusive(&file)
+        .and_then(|()| FileExt::unlock(&file))
+        .map_err(at("wait for", &path))
 }
 
 /// Refuses a height that is not the next one.

@@ -47,6 +47,11 @@ impl Recent {
         self.values.get(key)
     }
 
+    /// The values that were written and not deleted.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.values.iter().filter_map(|(key, value)| Some((key.as_slice(), value.as_deref()?)))
+    }
+
     /// What became of a node; nothing if it was not touched.
     pub(super) fn node(&self, key: &NodeKey) -> Option<&Option<Node>> {
         self.nodes.get(key)

@@ -18,6 +18,7 @@ use crate::tree::{self, NodeSource, TreeError};
 pub(super) const VALUE: u8 = b'v';
 pub(super) const NODE: u8 = b'n';
 pub(super) const META: &[u8] = b"m";
+pub(super) const SCHEMA_KEY: &[u8] = b"s";
 
 /// Reads the current values from any thread.
 #[derive(Clone, Debug)]
@@ -71,6 +72,15 @@ impl Snapshot<'_> {
         self.current.committed.root
     }
 
+    /// Every key and value, in key order.
+    pub(crate) fn entries(
+        &self,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, sled::IVec), sled::Error>> + '_ {
+        self.db.scan_prefix([VALUE]).map(|entry| {
+            entry.map(|(key, value)| (key.get(1..).unwrap_or_default().to_vec(), value))
+        })
+    }
+
     /// What the state says about `key`, with the path that proves it against [`Self::root`].
     ///
     /// [`protocol::proof::build`] makes a whole proof of it once the next block, whose header
@@ -110,7 +120,7 @@ pub(super) struct Current {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     pub(super) tip: Option<Tip>,
     pub(super) root: StateRoot,
 }

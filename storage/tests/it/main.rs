@@ -10,6 +10,8 @@ mod ledger;
 mod pending;
 mod proposals;
 mod races;
+mod segments;
+mod snapshots;
 mod state;
 mod support;
 mod truncation;
