@@ -11,6 +11,7 @@
 //! | [`proposal_log`] | bodies of undecided blocks | as above |
 //! | [`signer_guard`] | what was signed | as above, and nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
+//! | [`history`] | where transactions are (sled) | removed and made anew from the log |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
 //!
 //! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
@@ -19,6 +20,7 @@
 pub mod blobs;
 pub mod block_log;
 mod durable;
+pub mod history;
 pub mod identity;
 pub mod integrity;
 pub mod ledger;
@@ -33,6 +35,7 @@ mod tree;
 pub use blobs::{BlobError, BlobStore, PartialBlob, ServedBlob};
 pub use block_log::{BlockLog, Tip};
 pub use durable::FileError;
+pub use history::{History, HistoryError};
 pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
 pub use proposal_log::{Insertion, ProposalLog};

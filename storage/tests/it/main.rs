@@ -6,6 +6,7 @@ mod blobs;
 mod corruption;
 mod crashes;
 mod guard;
+mod history;
 mod ledger;
 mod proposals;
 mod races;
