@@ -13,12 +13,16 @@
 //! | `POST /v1/node/stop` | | [`Stopping`] |
 //! | `GET /v1/events` | | server-sent [`NodeEvent`]s |
 //! | `GET /v1/chain/blocks` | [`BlocksQuery`] | [`Blocks`] |
-//! | `GET /v1/chain/block/{height}` | | [`BlockDetail`] |
+//! | `GET /v1/chain/block/{height or hash}` | | [`BlockDetail`] |
+//! | `GET /v1/chain/tx/{hash}` | | [`TransactionDetail`] |
+//! | `GET /v1/chain/validators` | [`ValidatorsQuery`] | [`Validators`] |
+//! | `GET /v1/chain/params` | | [`ChainParameters`] |
 //! | `GET /v1/chain/audit` | | [`Audit`] |
 //! | `GET /v1/chain/genesis` | | the genesis file |
 //! | `GET /v1/credits/balance` | [`BalanceQuery`] | [`Balance`] |
 //! | `GET /v1/credits/accounts` | | [`Accounts`] |
 //! | `POST /v1/credits/send` | [`SendRequest`] | [`TransactionReceipt`] |
+//! | `GET /v1/credits/history` | [`HistoryQuery`] | [`HistoryPage`] |
 //! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
 //! | `GET /v1/data` | | [`DataList`] |
 //! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
@@ -50,9 +54,14 @@ mod models;
 mod node;
 mod training;
 
-pub use chain::{Audit, BlockDetail, BlockSummary, Blocks, BlocksQuery, TransactionSummary};
+pub use chain::{
+    Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,
+    ChainParameters, EvidenceSummary, Inclusion, ParameterSummary, TransactionDetail,
+    TransactionSummary, ValidatorState, ValidatorSummary, Validators, ValidatorsQuery,
+};
 pub use credits::{
-    AccountSummary, Accounts, Balance, BalanceQuery, Earned, NodeBalance, SendRequest,
+    AccountSummary, Accounts, Balance, BalanceQuery, Earned, HistoryCursor, HistoryCursorError,
+    HistoryDirection, HistoryEntry, HistoryPage, HistoryQuery, NodeBalance, SendRequest,
     TransactionReceipt,
 };
 pub use data::{

@@ -9,15 +9,15 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::amount::Height;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
-    GenerateRequest, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GenerateDone, GenerateRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef, Models,
+    NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest,
+    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest,
+    TrainStatus, TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
-use protocol::ids::{AccountId, ContributionId};
+use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use tokio::sync::mpsc;
 
@@ -57,8 +57,17 @@ pub trait Backend: Send + Sync + 'static {
     /// `GET /v1/chain/blocks`.
     async fn blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError>;
 
-    /// `GET /v1/chain/block/{height}`.
-    async fn block(&self, height: Height) -> Result<BlockDetail, ApiError>;
+    /// `GET /v1/chain/block/{height or hash}`.
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError>;
+
+    /// `GET /v1/chain/tx/{hash}`.
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError>;
+
+    /// `GET /v1/chain/validators`.
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError>;
+
+    /// `GET /v1/chain/params`.
+    async fn parameters(&self) -> Result<ChainParameters, ApiError>;
 
     /// `GET /v1/chain/audit`.
     async fn audit(&self) -> Result<Audit, ApiError>;
@@ -74,6 +83,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `POST /v1/credits/send`: returns when the transfer is in a final block.
     async fn send(&self, request: SendRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/credits/history`: of `account`, or of the node's own.
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError>;
 
     /// `POST /v1/blobs`: stores and pins the bytes.
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError>;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use protocol::amount::{Height, TimestampMs};
+use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
@@ -28,6 +28,9 @@ use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 16_384;
+
+/// Heights whose base fee is remembered until the history has taken it over.
+const BASE_FEES_MAX: usize = 16_384;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -54,8 +57,12 @@ pub struct Ledger {
     guard: Arc<SignerGuard>,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
+    base_fees: Mutex<BaseFees>,
     lost_until: Option<Height>,
 }
+
+/// What a byte of a transaction cost at the last heights: the history keeps it for people.
+type BaseFees = BTreeMap<Height, Credits>;
 
 struct Inner {
     host: Host,
@@ -98,7 +105,8 @@ impl Ledger {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
-        let host = replay(&mut store, genesis)?;
+        let mut base_fees = BaseFees::new();
+        let host = replay(&mut store, genesis, &mut base_fees)?;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
             Some(decided) => decode_block(&decided)?.header.time,
@@ -116,6 +124,7 @@ impl Ledger {
             guard: store.guard(),
             applied,
             included: Mutex::default(),
+            base_fees: Mutex::new(base_fees),
             lost_until: lost_until(&opened.recovery.state),
             inner: Mutex::new(Inner { host, store }),
         }))
@@ -273,13 +282,19 @@ impl Ledger {
     pub fn commit(&self, decided: DecidedBlock, block: &Block) -> Result<(), Refused> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let decision = self.view.read(|state| inner.host.decide(state, decided, block))?;
+        let (decision, base_fee) = self.view.read(|state| {
+            let base_fee = State::new(state).clock().base_fee;
+            inner.host.decide(state, decided, block).map(|decision| (decision, base_fee))
+        })?;
         let root = match inner.store.append_decided(&decision.decided, &decision.changes) {
             Ok(root) => root,
             Err(error) => fatal("store a decided block", &error),
         };
         self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
         self.remember(decision.height, block);
+        let mut fees = self.base_fees.lock().unwrap_or_else(PoisonError::into_inner);
+        remember_base_fee(&mut fees, decision.height, base_fee);
+        drop(fees);
         self.applied.send_replace(Applied {
             height: decision.height,
             block: decision.block,
@@ -304,6 +319,16 @@ impl Ledger {
         }
     }
 
+    /// What a byte of a transaction cost at a height, if that was not long ago.
+    pub fn base_fee_at(&self, height: Height) -> Option<Credits> {
+        self.base_fees.lock().unwrap_or_else(PoisonError::into_inner).get(&height).copied()
+    }
+
+    /// A transaction that waits in the mempool.
+    pub fn pending(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
+        self.lock().host.mempool.in_order().find(|t| t.hash() == *hash).cloned()
+    }
+
     /// Keeps evidence for our next block.
     pub fn add_evidence(&self, evidence: Evidence) {
         let mut inner = self.lock();
@@ -313,6 +338,14 @@ impl Ledger {
     /// A decided block.
     pub fn decided(&self, height: Height) -> Option<DecidedBlock> {
         match self.lock().store.blocks().get(height) {
+            Ok(found) => found,
+            Err(error) => fatal("read the block log", &error),
+        }
+    }
+
+    /// Hash of the decided block at a height.
+    pub fn block_hash(&self, height: Height) -> Option<BlockHash> {
+        match self.lock().store.blocks().hash_at(height) {
             Ok(found) => found,
             Err(error) => fatal("read the block log", &error),
         }
@@ -363,8 +396,19 @@ pub fn decode_block(decided: &DecidedBlock) -> anyhow::Result<Block> {
     codec::decode(&decided.block).context("a stored block does not decode")
 }
 
+fn remember_base_fee(fees: &mut BaseFees, height: Height, fee: Credits) {
+    fees.insert(height, fee);
+    if fees.len() > BASE_FEES_MAX {
+        fees.pop_first();
+    }
+}
+
 /// Brings the state up to the block log and makes the host that stands there.
-fn replay(store: &mut LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
+fn replay(
+    store: &mut LedgerStore,
+    genesis: &Genesis,
+    base_fees: &mut BaseFees,
+) -> anyhow::Result<Host> {
     let genesis_state = genesis.build().context("the genesis is not valid")?;
     let mut host: Option<Host> = None;
     let mut replayed = 0_u64;
@@ -381,6 +425,8 @@ fn replay(store: &mut LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
                 let view = store.view();
                 let block = decode_block(&decided)?;
                 let height = at.height();
+                let base_fee = view.read(|state| State::new(state).clock().base_fee);
+                remember_base_fee(base_fees, height, base_fee);
                 let decision = view
                     .read(|state| at.decide(state, *decided, &block))
                     .with_context(|| format!("block {height} of the log does not replay"))?;

@@ -58,7 +58,7 @@ pub fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::Document(_) | Rejection::ZeroAmount => ErrorCode::BadRequest,
         _ => ErrorCode::Conflict,
     };
-    let error = ApiError::new(code, rejection.to_string());
+    let error = ApiError::new(code, rejection.to_string()).with_rejection(rejection.code());
     match code {
         ErrorCode::InsufficientFunds => error.with_hint(
             "`ayni credits balance` says what there is; others can send credits to this account",

@@ -76,6 +76,28 @@ pub enum Rejection {
     Overflow,
 }
 
+impl Rejection {
+    /// Names the reason for programs; never changes once a version has given it out.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::ForeignChain => "foreign_chain",
+            Self::Nonce { got, expected } if *got < *expected => "nonce_used",
+            Self::Nonce { .. } => "nonce_gap",
+            Self::NotAuthorized => "not_authorized",
+            Self::InsufficientFunds { .. } => "insufficient_funds",
+            Self::ZeroAmount => "zero_amount",
+            Self::Unknown(_) => "unknown",
+            Self::Exists(_) => "exists",
+            Self::Full(_) => "ledger_full",
+            Self::WrongPhase(_) => "wrong_phase",
+            Self::Document(_) => "bad_document",
+            Self::Mismatch(_) => "mismatch",
+            Self::FeeTooLow { .. } => "fee_too_low",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
 const fn replay_hint(got: u64, expected: u64) -> &'static str {
     if got < expected { " (already used: a replay?)" } else { "" }
 }

@@ -6,17 +6,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
-    GenerateRequest, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent,
-    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Role,
-    Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus,
-    TransactionReceipt, WorkerState, WorkerStatus,
+    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GenerateDone, GenerateRequest, HistoryPage, HistoryQuery, JobId, JobKind, JobResult, Model,
+    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary,
+    PublishRequest, ReviewsQuery, Role, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status,
+    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, Validators,
+    ValidatorsQuery, WorkerState, WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
+    TransactionHash,
 };
 use protocol::join::JoinString;
+use protocol::ledger::parameters::LedgerParameters;
 use protocol::transaction::Capabilities;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +43,10 @@ impl Sample {
             seen: Mutex::default(),
             listeners: Mutex::default(),
         }
+    }
+
+    fn note(&self, call: String) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     pub(super) fn seen(&self) -> Vec<String> {
@@ -139,13 +146,44 @@ impl Backend for Sample {
     }
 
     async fn blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError> {
-        let call = format!("blocks {:?} {}", query.from, query.limit());
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.note(format!("blocks {:?} {}", query.from, query.limit()));
         Ok(Blocks { blocks: Vec::new() })
     }
 
-    async fn block(&self, _: Height) -> Result<BlockDetail, ApiError> {
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError> {
+        self.note(format!("block {block}"));
         absent()
+    }
+
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+        self.note(format!("tx {hash}"));
+        absent()
+    }
+
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError> {
+        self.note(format!("validators {:?}", query.height));
+        absent()
+    }
+
+    async fn parameters(&self) -> Result<ChainParameters, ApiError> {
+        let list = LedgerParameters::default().list();
+        Ok(ChainParameters {
+            height: Height::new(3),
+            rules_version: 1,
+            base_fee_per_byte_micro: Credits::from_micro(10),
+            parameters: list.into_iter().map(Into::into).collect(),
+        })
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError> {
+        let before = query.before.map(|at| at.to_string());
+        self.note(format!("history {before:?} {}", query.limit()));
+        Ok(HistoryPage {
+            account: query.account.unwrap_or_default(),
+            entries: Vec::new(),
+            older: query.before,
+            searched: Height::new(3),
+        })
     }
 
     async fn audit(&self) -> Result<Audit, ApiError> {
@@ -170,7 +208,9 @@ impl Backend for Sample {
     }
 
     async fn send(&self, _: SendRequest) -> Result<TransactionReceipt, ApiError> {
-        Err(ApiError::insufficient_funds("the account has nothing").with_hint("earn some"))
+        Err(ApiError::insufficient_funds("the account has nothing")
+            .with_hint("earn some")
+            .with_rejection("insufficient_funds"))
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {

@@ -1,6 +1,8 @@
 //! The node behind the local interface: one method per operation, each short.
 
+mod chain;
 mod data;
+mod history;
 mod models;
 mod node;
 mod view;
@@ -10,15 +12,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::amount::{Credits, Height};
+use protocol::amount::Credits;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateRequest,
-    JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
-    PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest,
-    Status, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GenerateRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent,
+    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds,
+    RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus,
+    TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
-use protocol::ids::{AccountId, ContributionId};
+use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use protocol::transaction::Payload;
 use tokio::sync::mpsc;
@@ -85,8 +88,20 @@ impl Backend for NodeBackend {
         self.list_blocks(query).await
     }
 
-    async fn block(&self, height: Height) -> Result<BlockDetail, ApiError> {
-        self.show_block(height).await
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError> {
+        self.show_block(block).await
+    }
+
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+        self.show_transaction(hash).await
+    }
+
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError> {
+        self.list_validators(query)
+    }
+
+    async fn parameters(&self) -> Result<ChainParameters, ApiError> {
+        Ok(self.list_parameters())
     }
 
     async fn audit(&self) -> Result<Audit, ApiError> {
@@ -124,6 +139,10 @@ impl Backend for NodeBackend {
                 .with_hint("`ayni status` on the receiver's node says its account"));
         }
         self.transact(Payload::Transfer { to: request.to, amount: request.amount_micro }).await
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError> {
+        self.list_history(query).await
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
