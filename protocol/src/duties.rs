@@ -76,7 +76,8 @@ pub fn owed(state: &State<'_>, node: &NodeId, joins: impl Fn(&ModelId) -> bool) 
                 let room = u32::try_from(round.members.len()).unwrap_or(u32::MAX)
                     < round.parameters.members_max;
                 let affords = registered.allowance >= round.parameters.bond;
-                if !member && room && affords && joins(&model) {
+                let paused = state.model(&model).is_some_and(|m| m.paused);
+                if !member && room && affords && !paused && joins(&model) {
                     duties.push(Duty::Join { model, round: index });
                 }
             }

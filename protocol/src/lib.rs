@@ -29,6 +29,7 @@ pub mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod model;
+pub mod proof;
 pub mod review;
 pub mod store;
 pub mod training;

@@ -19,8 +19,19 @@ pub const NAME_SHOWN_MAX: usize = 80;
 pub const VALIDATORS_MAX: usize = 100;
 /// Pending transactions of one (account, key) in a mempool.
 pub const MEMPOOL_PER_KEY_MAX: usize = 64;
-/// All pending transactions in a mempool.
-pub const MEMPOOL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// All paying transactions in a mempool: 100,000 transfers, which is what a chain at full speed
+/// takes in half a minute.
+pub const MEMPOOL_BYTES_MAX: usize = 72 * 1024 * 1024;
+/// All stamped transactions in a mempool: what the lane takes in some hundred blocks.
+pub const MEMPOOL_STAMPED_BYTES_MAX: usize = 1024 * 1024;
+/// Pending transactions of one account: sixteen of the largest, or 64 small ones of several keys.
+pub const MEMPOOL_PER_ACCOUNT_BYTES_MAX: usize = 272 * 1024;
+/// What a pending transaction counts for besides its encoded bytes: its decoded form and its
+/// places in the pool's orders.
+pub const MEMPOOL_ENTRY_BYTES: usize = 512;
+/// Blocks after which a pending transaction is dropped: some minutes at full speed, hours on an
+/// idle chain.
+pub const MEMPOOL_EXPIRY_BLOCKS: u64 = 4_096;
 /// Consensus gossip message: a block and its envelope.
 pub const CONSENSUS_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bodies kept for one (height, round): an equivocating proposer costs at most this many.
@@ -58,6 +69,31 @@ pub const NODES_MAX: usize = 4_096;
 pub const ACTIVE_RUNS_MAX: usize = 16;
 /// Training rounds in one OpenRounds.
 pub const ROUNDS_PER_RUN_MAX: u32 = 100_000;
+/// Proposals not yet over: each is read in every block.
+pub const PROPOSALS_ACTIVE_MAX: usize = 64;
+/// Of them, those of one author: a deposit alone must not fill the agenda.
+pub const PROPOSALS_PER_AUTHOR_MAX: usize = 4;
+/// Proposals executed in one block; the others wait for the next.
+pub const EXECUTIONS_PER_BLOCK_MAX: usize = 4;
+/// Proposals kept for people to look up, the newest.
+pub const PROPOSALS_KEPT_MAX: u64 = 1_024;
+/// Old proposals and ballots deleted in one block: the work that a vote leaves behind is spread.
+pub const PROPOSALS_SWEPT_MAX: usize = 64;
+/// Bytes of a proposal's title: one line on a terminal.
+pub const TITLE_BYTES_MAX: usize = 120;
+/// Parameters changed by one proposal: all of them, with room.
+pub const PROPOSAL_PARAMETERS_MAX: usize = 64;
+/// Datasets that a direction names; the model's entry lists them.
+pub const DIRECTION_DATASETS_MAX: usize = 32;
+/// Adopted texts that the state lists, the newest.
+pub const TEXTS_KEPT_MAX: usize = 64;
+/// Blocks between the decision for new rules and their first: time to install the program,
+/// besides the timelock.
+pub const RULES_NOTICE_BLOCKS_MIN: u64 = 100;
+/// Ballots in one page of a reading.
+pub const BALLOTS_PAGE_MAX: usize = 256;
+/// Ballots passed over to reach a page; a reading must not scan without end.
+pub const BALLOTS_OFFSET_MAX: usize = 65_536;
 /// Seats of a review panel.
 pub const PANEL_SEATS_MAX: usize = 7;
 
@@ -72,6 +108,8 @@ pub const API_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Header times that make chain time: 2n+1 with n=5. Even, it would have two medians.
 pub const CHAIN_TIME_WINDOW: usize = 11;
+/// Blocks between the state of a snapshot and the header that commits to it: time to write it.
+pub const SNAPSHOT_LAG: u64 = 8;
 /// Blocks between an event and the beacon that decides on it.
 pub const BEACON_DELAY: u64 = 2;
 

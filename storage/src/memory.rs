@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use jmt::storage::{Node, NodeKey};
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
+use protocol::proof::StateProof;
 use protocol::store::{MemoryState, StateChanges, StateReader};
 
 use crate::block_log::Tip;
 use crate::state::{CommitError, LedgerState, check_next, check_sizes};
-use crate::tree::{self, NodeSource};
+use crate::tree::{self, NodeSource, TreeError};
 
 /// The state. Cloning copies it whole.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,12 @@ impl MemoryStateStore {
     /// All entries.
     pub const fn values(&self) -> &MemoryState {
         &self.values
+    }
+
+    /// What the state says about `key`, with the path that proves it against its root.
+    pub fn prove(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, StateProof), TreeError> {
+        let height = self.height().ok_or_else(TreeError::before_genesis)?;
+        Ok((self.values.get(key), tree::prove(&self.nodes, height.get(), key)?))
     }
 
     /// Number of tree nodes held.

@@ -6,11 +6,14 @@
 //!
 //! Invariant: the root depends only on the entries, never on the order or grouping in which they
 //! were written ([`crate::integrity::root_of`] computes it without any tree).
-//! Deliberately absent: values (the stores keep them flat, by key) and proofs.
+//! Deliberately absent: values (the stores keep them flat, by key) and the verification of proofs
+//! (`protocol::proof`).
 
+use jmt::proof::SparseMerkleProof;
 use jmt::storage::{LeafNode, Node, NodeKey, TreeReader};
 use jmt::{JellyfishMerkleTree, KeyHash, OwnedValue, SimpleHasher, Version};
 use protocol::ids::StateRoot;
+use protocol::proof::{Leaf, PLACEHOLDER, StateProof, internal_hash, leaf_hash};
 use protocol::store::StateChanges;
 use thiserror::Error;
 
@@ -39,6 +42,10 @@ pub struct TreeError(String);
 impl TreeError {
     pub(crate) fn new(error: &anyhow::Error) -> Self {
         Self(format!("{error:#}"))
+    }
+
+    pub(crate) fn before_genesis() -> Self {
+        Self("it has no root before genesis".to_string())
     }
 }
 
@@ -88,6 +95,58 @@ pub(crate) fn update<S: NodeSource>(
     Ok(TreeUpdate { root: StateRoot::from_bytes(root.0), added, removed })
 }
 
+/// The path of `key` in the tree at `version`.
+pub(crate) fn prove<S: NodeSource>(
+    source: &S,
+    version: Version,
+    key: &[u8],
+) -> Result<StateProof, TreeError> {
+    let reader = ProofReader(Reader(source));
+    let tree = JellyfishMerkleTree::<_, Blake3>::new(&reader);
+    let key_hash = hash(key);
+    let (_, proof) =
+        tree.get_with_proof(KeyHash(key_hash), version).map_err(|error| TreeError::new(&error))?;
+    convert(&proof, &key_hash).ok_or_else(|| TreeError("a path of unknown form".to_string()))
+}
+
+/// The tree keeps the parts of its proofs to itself, but gives their bytes:
+/// leaf (option), siblings (vector of: 0 none | 1 internal, two hashes | 2 leaf, two hashes).
+fn convert(proof: &SparseMerkleProof<Blake3>, key_hash: &[u8; 32]) -> Option<StateProof> {
+    let bytes = borsh::to_vec(proof).ok()?;
+    let mut rest = bytes.as_slice();
+    let pair = |rest: &mut &[u8]| {
+        let (first, after) = rest.split_first_chunk::<32>()?;
+        let (second, after) = after.split_first_chunk::<32>()?;
+        *rest = after;
+        Some((*first, *second))
+    };
+    let tag = |rest: &mut &[u8]| {
+        let (tag, after) = rest.split_first()?;
+        *rest = after;
+        Some(*tag)
+    };
+    let leaf = match tag(&mut rest)? {
+        0 => None,
+        _ => Some(pair(&mut rest)?),
+    };
+    let other = leaf
+        .filter(|(key, _)| key != key_hash)
+        .map(|(key_hash, value_hash)| Leaf { key_hash, value_hash });
+    let (count, after) = rest.split_first_chunk::<4>()?;
+    rest = after;
+    let mut siblings = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        siblings.push(match tag(&mut rest)? {
+            0 => PLACEHOLDER,
+            1 => pair(&mut rest).map(|(left, right)| internal_hash(&left, &right))?,
+            2 => pair(&mut rest)
+                .map(|(key_hash, value_hash)| leaf_hash(&Leaf { key_hash, value_hash }))?,
+            _ => return None,
+        });
+    }
+    rest.is_empty().then_some(StateProof { other, siblings })
+}
+
 /// BLAKE3, as keys and values are hashed.
 pub(crate) fn hash(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
@@ -110,6 +169,23 @@ impl<S: NodeSource> TreeReader for Reader<'_, S> {
 
     fn get_rightmost_leaf(&self) -> anyhow::Result<Option<(NodeKey, LeafNode)>> {
         anyhow::bail!("trees are not restored node by node")
+    }
+}
+
+/// For proofs the tree asks for the value too; it stands outside the tree, so it gets an empty one.
+struct ProofReader<'a, S>(Reader<'a, S>);
+
+impl<S: NodeSource> TreeReader for ProofReader<'_, S> {
+    fn get_node_option(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
+        self.0.get_node_option(key)
+    }
+
+    fn get_value_option(&self, _: Version, _: KeyHash) -> anyhow::Result<Option<OwnedValue>> {
+        Ok(Some(Vec::new()))
+    }
+
+    fn get_rightmost_leaf(&self) -> anyhow::Result<Option<(NodeKey, LeafNode)>> {
+        self.0.get_rightmost_leaf()
     }
 }
 

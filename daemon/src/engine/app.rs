@@ -31,7 +31,7 @@ use protocol::keys::{Namespace, SecretKey};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::application::{Application, ApplicationError, BlockVerdict, BuildRequest};
+use super::application::{Application, ApplicationError, BlockVerdict, BuildRequest, Offered};
 use super::certificate::{to_evidence, to_extended, to_protocol_certificate};
 use super::codec::{SYNC_BATCH_MAX, stream_message};
 use super::context::{Address, AyniContext, Height, Part, ValidatorSet, Value, defined};
@@ -354,7 +354,9 @@ impl AppLoop {
         };
         let is_fitting =
             block.header.height == body.offer.height && block.header.chain == self.chain;
-        let is_valid = is_fitting && self.application.check(&block).await? == BlockVerdict::Valid;
+        let offered = Offered::By(body.proposer);
+        let is_valid =
+            is_fitting && self.application.check(&block, offered).await? == BlockVerdict::Valid;
         if is_valid {
             self.application.store_body(&body).await?;
         } else {
@@ -436,7 +438,8 @@ impl AppLoop {
         if block.header.height != height.0 || block.header.chain != self.chain {
             return Ok(SyncedValueOutcome::PeerFault);
         }
-        let is_valid = self.application.check(&block).await? == BlockVerdict::Valid;
+        let verdict = self.application.check(&block, Offered::Decided).await?;
+        let is_valid = verdict == BlockVerdict::Valid;
         self.proposals.keep_synced(hash, bytes.to_vec());
         Ok(SyncedValueOutcome::Verdict(ProposedValue {
             height,

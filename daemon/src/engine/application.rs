@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use protocol::amount::Height;
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
+use protocol::ids::ValidatorId;
 use thiserror::Error;
 
 /// The application failed for a reason of its own (disk, database). Never a peer's fault.
@@ -31,6 +32,15 @@ pub enum BlockVerdict {
     Valid,
     /// It does not. Must be a pure function of the ledger and the block.
     Invalid,
+}
+
+/// Where a block that is to be checked comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// This validator signed it as its proposal.
+    By(ValidatorId),
+    /// It was decided; a peer handed it over with its certificate.
+    Decided,
 }
 
 /// The node, as the engine sees it.
@@ -61,7 +71,11 @@ pub trait Application: Send + Sync + 'static {
     /// Checks a block for `height`, which is the tip's successor. The signature of the proposer
     /// over the body and the header's hash, chain and height are already checked. The header's
     /// proposer may differ from the one who offers it: a block is offered again in later rounds.
-    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError>;
+    async fn check(
+        &self,
+        block: &Block,
+        offered: Offered,
+    ) -> Result<BlockVerdict, ApplicationError>;
 
     /// Stores a signed body durably (proposal log): returns after the sync. Called for own bodies
     /// before they are proposed and for valid bodies of others before they are voted on.

@@ -26,7 +26,7 @@ pub mod signing;
 mod start;
 pub mod wal;
 
-pub use application::{Application, ApplicationError, BlockVerdict, BuildRequest};
+pub use application::{Application, ApplicationError, BlockVerdict, BuildRequest, Offered};
 pub use certificate::to_protocol_certificate;
 pub use malachite_core_types::LinearTimeouts;
 pub use signing::{GuardError, GuardStep, VoteGuard};

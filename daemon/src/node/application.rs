@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use protocol::amount::Height;
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{ProposerKeys, Refused};
+use protocol::host::{ProposerKeys, Refused, Standing};
+use protocol::ids::ValidatorId;
 use tokio::sync::Notify;
 
 use super::ledger::Ledger;
-use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest};
+use crate::engine::{Application, ApplicationError, BlockVerdict, BuildRequest, Offered};
+use crate::network::{NetworkHandle, Severity};
 
 /// See the module.
 pub struct Consensus {
@@ -18,8 +20,20 @@ pub struct Consensus {
     pub ledger: Arc<Ledger>,
     /// With what this node proposes.
     pub keys: ProposerKeys,
+    /// Tells the swarm of misbehaviour.
+    pub network: NetworkHandle,
     /// Rung when a transaction has come in.
     pub arrivals: Arc<Notify>,
+}
+
+impl Consensus {
+    /// The round is lost to the proposer of an invalid block anyway; its node's score suffers too.
+    fn penalize(&self, proposer: &ValidatorId) {
+        let node = self.ledger.read(|view| view.node_of_validator(proposer));
+        if let Some(peer) = node.and_then(|n| crate::network::peer_id(&n.keys.node.node_id())) {
+            self.network.report(peer, Severity::LowTolerance, "proposed an invalid block");
+        }
+    }
 }
 
 fn failed(refused: &Refused) -> ApplicationError {
@@ -55,15 +69,27 @@ impl Application for Consensus {
         self.ledger.run(move |ledger| ledger.build(&keys)).await.map_err(|e| failed(&e))
     }
 
-    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {
+    async fn check(
+        &self,
+        block: &Block,
+        offered: Offered,
+    ) -> Result<BlockVerdict, ApplicationError> {
         let block = block.clone();
-        match self.ledger.run(move |ledger| ledger.check(&block)).await {
-            Ok(()) => Ok(BlockVerdict::Valid),
-            Err(refused) => {
-                tracing::warn!(%refused, "refused a block");
-                Ok(BlockVerdict::Invalid)
-            }
+        let standing = match offered {
+            Offered::By(_) => Standing::Proposed,
+            Offered::Decided => Standing::Decided,
+        };
+        let Err(refused) = self.ledger.run(move |ledger| ledger.check(&block, standing)).await
+        else {
+            return Ok(BlockVerdict::Valid);
+        };
+        tracing::warn!(%refused, ?offered, "refused a block");
+        // What we lack is not the proposer's fault.
+        if let (Offered::By(proposer), false) = (offered, matches!(refused, Refused::NoSnapshot(_)))
+        {
+            self.penalize(&proposer);
         }
+        Ok(BlockVerdict::Invalid)
     }
 
     async fn store_body(&self, body: &ProposalBody) -> Result<(), ApplicationError> {

@@ -16,7 +16,7 @@ use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Tip};
+use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
 use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
@@ -252,9 +252,9 @@ impl Ledger {
     }
 
     /// Checks a block for the height in progress.
-    pub fn check(&self, block: &Block) -> Result<(), Refused> {
+    pub fn check(&self, block: &Block, standing: Standing) -> Result<(), Refused> {
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.check(snapshot, block))
+        self.view.read(|snapshot| inner.host.check(snapshot, block, standing))
     }
 
     /// Stores a body; durable when this returns.

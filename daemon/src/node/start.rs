@@ -346,6 +346,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     let application = Arc::new(Consensus {
         ledger: Arc::clone(&node.ledger),
         keys: ProposerKeys { consensus: key.clone(), vrf: node.secrets.vrf.clone() },
+        network: node.network.clone(),
         arrivals: node.transactions.arrivals(),
     });
     let engine = engine::start(

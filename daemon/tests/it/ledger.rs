@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ayni_daemon::engine::{
-    Application, ApplicationError, BlockVerdict, BuildRequest, GuardError, GuardStep, VoteGuard,
+    Application, ApplicationError, BlockVerdict, BuildRequest, GuardError, GuardStep, Offered,
+    VoteGuard,
 };
 use protocol::amount::{Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence, Header};
@@ -114,7 +115,11 @@ impl Application for Ledger {
         })
     }
 
-    async fn check(&self, block: &Block) -> Result<BlockVerdict, ApplicationError> {
+    async fn check(
+        &self,
+        block: &Block,
+        _offered: Offered,
+    ) -> Result<BlockVerdict, ApplicationError> {
         let (parent, _) = self.parent();
         let certified = match &block.parent_certificate {
             None => block.header.height == Height::new(1),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use mempool::{Mempool, MempoolError};
+pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent, rejected_code};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};
@@ -25,6 +25,7 @@ use crate::ledger::{
 };
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
+use crate::transaction::SignedTransaction;
 
 /// The end of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,10 @@ pub enum Refused {
     /// A rule is broken.
     #[error("{0}")]
     Rules(#[from] BlockError),
+    /// The header must commit to a snapshot that this node does not have; nothing is said about
+    /// validity.
+    #[error("this node has no snapshot of height {0} to compare the header with")]
+    NoSnapshot(Height),
     /// Not for the height in progress; nothing is said about validity.
     #[error("for height {got} while {current} is in progress")]
     OtherHeight {
@@ -67,8 +72,25 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// Whether this says something about the node rather than the block: who offered the block
+    /// is not to blame.
+    pub const fn is_own_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSnapshot(_)
+                | Self::OtherHeight { .. }
+                | Self::Rules(BlockError::Outdated { .. })
+        )
+    }
+}
+
 /// Checked blocks whose changes are remembered for one height; others are applied again.
 const CHECKED_MAX: usize = 8;
+
+/// Transactions that do not fit what is left of a block and are passed over before it counts as
+/// full: however much is pending, a full block costs no more looks than this.
+const MISFITS_MAX: usize = 16;
 
 /// What a decision makes durable: first the block, then the state.
 #[derive(Clone, Debug)]
@@ -81,6 +103,18 @@ pub struct Decision {
     pub decided: DecidedBlock,
     /// For the state.
     pub changes: StateChanges,
+    /// What the mempool has to forget.
+    pub spent: Vec<Spent>,
+}
+
+/// How a block comes to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody proposes it; whether it is decided depends on the answer.
+    Proposed,
+    /// More than two thirds of the power have decided it: a snapshot that it commits to need not
+    /// be here.
+    Decided,
 }
 
 /// The keys with which a node proposes.
@@ -130,6 +164,8 @@ pub struct Host {
     /// whole block: a header's hash does not tell its body.
     checked: BTreeMap<ContentHash, StateChanges>,
     evidence: Vec<Evidence>,
+    /// The last snapshot that was taken here: height of its state, hash of its bytes.
+    snapshot: Option<(Height, ContentHash)>,
     /// Pending transactions.
     pub mempool: Mempool,
 }
@@ -137,13 +173,15 @@ pub struct Host {
 impl Host {
     /// A host at `tip`; `state` is the state after it.
     pub fn new(chain: ChainId, tip: Tip, state: &dyn StateReader) -> Self {
+        let state = State::new(state);
         Self {
             chain,
-            sets: Sets::of(&State::new(state)),
+            sets: Sets::of(&state),
+            mempool: Mempool::new(Bounds::default(), &state),
             tip,
             checked: BTreeMap::new(),
             evidence: Vec::new(),
-            mempool: Mempool::default(),
+            snapshot: None,
         }
     }
 
@@ -172,9 +210,27 @@ impl Host {
         &self.sets.next
     }
 
+    /// Tells the host of the snapshot that was taken of the state at `height`, so that it can
+    /// commit to it and compare.
+    pub const fn snapshot_taken(&mut self, height: Height, hash: ContentHash) {
+        self.snapshot = Some((height, hash));
+    }
+
+    /// The snapshot that the header in progress commits to.
+    fn committed_snapshot(&self, state: &dyn StateReader) -> Result<Option<ContentHash>, Refused> {
+        let due = State::new(state).clock().snapshot;
+        if due == Height::ZERO || self.height() != due.plus(limits::SNAPSHOT_LAG) {
+            return Ok(None);
+        }
+        match self.snapshot {
+            Some((height, hash)) if height == due => Ok(Some(hash)),
+            _ => Err(Refused::NoSnapshot(due)),
+        }
+    }
+
     /// Whether a block should be built at once rather than wait for transactions.
     pub fn wants_block(&self, state: &dyn StateReader) -> bool {
-        self.mempool.has_ready(&State::new(state))
+        self.mempool.has_ready()
             || !self.evidence.is_empty()
             || ledger::rounds::wants_block(&State::new(state))
     }
@@ -202,6 +258,11 @@ impl Host {
         Ok(block)
     }
 
+    /// Version of the rules at the height in progress, if this program knows it.
+    fn rules_version(&self, state: &dyn StateReader) -> Result<u32, BlockError> {
+        ledger::governance::version_for(&State::new(state), self.height(), RULES_VERSION)
+    }
+
     fn remember(&mut self, hash: ContentHash, applied: AppliedBlock) {
         if self.checked.len() < CHECKED_MAX {
             self.checked.insert(hash, applied.changes);
@@ -215,12 +276,13 @@ impl Host {
         keys: &ProposerKeys,
     ) -> Result<Assembled, Refused> {
         let parent_certificate = self.tip.certificate.clone();
+        let rules_version = self.rules_version(state)?;
         let parent_beacon = State::new(state).clock().beacon;
         let (beacon, beacon_proof) =
             beacon::prove(&keys.vrf, &self.chain, self.height(), &parent_beacon);
         let mut header = Header {
             chain: self.chain,
-            rules_version: RULES_VERSION,
+            rules_version,
             height: self.height(),
             proposer: keys.consensus.public().validator_id(),
             time: now,
@@ -231,28 +293,49 @@ impl Host {
             next_validators: self.sets.next.hash(),
             beacon,
             beacon_proof,
-            snapshot: None,
+            snapshot: self.committed_snapshot(state)?,
         };
         let mut open = OpenBlock::begin(state, &header, parent_certificate.as_ref())?;
         let evidence = self.choose_evidence(&mut open);
         let mut transactions = Vec::new();
         let mut refused = Vec::new();
-        for candidate in self.mempool.in_order() {
-            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX {
-                break;
-            }
-            match open.add(candidate) {
-                Ok(()) => transactions.push(candidate.signed().clone()),
-                // A gap in the nonces can still be filled, a full block is not its fault.
-                Err(NotAdded::Rejected(Rejection::Nonce { got, expected })) if got > expected => {}
-                Err(NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. })) => {}
-                Err(NotAdded::Rejected(_)) => refused.push(candidate.hash()),
-            }
+        for lane in [Lane::Stamped, Lane::Paying] {
+            self.fill(&mut open, lane, &mut transactions, &mut refused);
         }
         header.transactions = Block::contents_root(&transactions, &evidence);
         let applied = open.finish()?;
         let block = Block { header, transactions, parent_certificate, evidence };
         Ok(Assembled { block, applied, refused })
+    }
+
+    /// Adds what is pending in a lane, best first, until the block or its lane is full.
+    fn fill(
+        &self,
+        open: &mut OpenBlock<'_>,
+        lane: Lane,
+        transactions: &mut Vec<SignedTransaction>,
+        refused: &mut Vec<TransactionHash>,
+    ) {
+        let mut misfits = 0_usize;
+        let mut candidates = self.mempool.candidates(lane);
+        while let Some(candidate) = candidates.next() {
+            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
+                break;
+            }
+            match open.add(candidate) {
+                Ok(()) => transactions.push(candidate.signed().clone()),
+                Err(not_added) => {
+                    candidates.pass_over();
+                    match not_added {
+                        // A full block is not its fault, and the base fee can fall again.
+                        NotAdded::Full | NotAdded::Rejected(Rejection::FeeTooLow { .. }) => {
+                            misfits = misfits.saturating_add(1);
+                        }
+                        NotAdded::Rejected(_) => refused.push(candidate.hash()),
+                    }
+                }
+            }
+        }
     }
 
     fn choose_evidence(&self, open: &mut OpenBlock<'_>) -> Vec<Evidence> {
@@ -267,21 +350,47 @@ impl Host {
 
     /// Checks a block against the tip and every rule. Whoever offers it may be another than its
     /// proposer: a block is offered again in later rounds.
-    pub fn check(&mut self, state: &dyn StateReader, block: &Block) -> Result<(), Refused> {
+    pub fn check(
+        &mut self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<(), Refused> {
         let hash = codec::hash(block);
         if !self.checked.contains_key(&hash) {
-            let applied = self.check_block(state, block)?;
+            let applied = self.check_block(state, block, standing)?;
             self.remember(hash, applied);
         }
         Ok(())
     }
 
-    fn check_block(&self, state: &dyn StateReader, block: &Block) -> Result<AppliedBlock, Refused> {
+    fn check_snapshot(
+        &self,
+        state: &dyn StateReader,
+        header: &Header,
+        standing: Standing,
+    ) -> Result<(), Refused> {
+        match self.committed_snapshot(state) {
+            Ok(expected) if expected == header.snapshot => Ok(()),
+            Ok(_) => Err(Refused::Header("the snapshot")),
+            Err(_) if standing == Standing::Decided && header.snapshot.is_some() => Ok(()),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn check_block(
+        &self,
+        state: &dyn StateReader,
+        block: &Block,
+        standing: Standing,
+    ) -> Result<AppliedBlock, Refused> {
         let Block { header, transactions, parent_certificate, evidence } = block;
         if header.height != self.height() {
             return Err(Refused::OtherHeight { got: header.height, current: self.height() });
         }
-        self.check_header(header, parent_certificate.as_ref())?;
+        let rules_version = self.rules_version(state)?;
+        self.check_header(header, rules_version, parent_certificate.as_ref())?;
+        self.check_snapshot(state, header, standing)?;
         if transactions.len() > limits::BLOCK_TRANSACTIONS_MAX {
             return Err(Refused::Header("too many transactions"));
         }
@@ -305,18 +414,18 @@ impl Host {
     fn check_header(
         &self,
         header: &Header,
+        rules_version: u32,
         certificate: Option<&CommitCertificate>,
     ) -> Result<(), Refused> {
         let require = |ok: bool, field: &'static str| {
             if ok { Ok(()) } else { Err(Refused::Header(field)) }
         };
         require(header.chain == self.chain, "another chain")?;
-        require(header.rules_version == RULES_VERSION, "another rules version")?;
+        require(header.rules_version == rules_version, "another rules version")?;
         require(header.height == self.height(), "the height")?;
         require(header.parent == self.tip.block, "the parent")?;
         require(header.state == self.tip.state, "the state root after the parent")?;
         require(header.next_validators == self.sets.next.hash(), "the next validators")?;
-        require(header.snapshot.is_none(), "a snapshot where there is none")?;
         require(self.sets.current.get(&header.proposer).is_some(), "the proposer")?;
         require(
             header.parent_certificate == certificate_hash(certificate),
@@ -353,9 +462,15 @@ impl Host {
         certificate.verify(&self.chain, &self.sets.current)?;
         let changes = match self.checked.get(&codec::hash(block)) {
             Some(changes) => changes.clone(),
-            None => self.check_block(state, block)?.changes,
+            None => self.check_block(state, block, Standing::Decided)?.changes,
         };
-        Ok(Decision { height: certificate.height, block: hash, changes, decided })
+        let spent = block
+            .transactions
+            .iter()
+            .map(|signed| &signed.transaction)
+            .map(|t| Spent { account: t.account, key: t.key, nonce: t.nonce })
+            .collect();
+        Ok(Decision { height: certificate.height, block: hash, changes, decided, spent })
     }
 
     /// Moves on after a decision has become durable. `state` is the state after it.
@@ -370,7 +485,7 @@ impl Host {
         let after = State::new(state);
         self.sets = Sets::of(&after);
         self.checked.clear();
-        self.mempool.retain_valid(&after);
+        self.mempool.applied(decision.spent.iter().copied(), &after);
         let chain = self.chain;
         self.evidence.retain(|e| ledger::check_evidence(state, &chain, e).is_ok());
     }

@@ -8,7 +8,9 @@ use crate::codec;
 use crate::consensus::CommitCertificate;
 use crate::ids::{AccountId, ChainId, TransactionHash, derive};
 use crate::keys::Namespace;
+use crate::ledger::entries::Failure;
 use crate::ledger::fees::{BlockBudget, Signer};
+use crate::ledger::parameters::ParameterError;
 use crate::ledger::state::State;
 use crate::ledger::{
     accounts, beacon, contributions, data, fees, governance, reviews, rounds, staking,
@@ -74,6 +76,12 @@ pub enum Rejection {
     /// Amounts too large to add.
     #[error("amounts overflow")]
     Overflow,
+    /// Parameters that the rules do not allow.
+    #[error("parameters: {0}")]
+    Parameters(#[from] ParameterError),
+    /// A proposal that could not take effect.
+    #[error("the proposal cannot take effect: {0}")]
+    Change(#[from] Failure),
 }
 
 impl Rejection {
@@ -132,6 +140,27 @@ pub enum BlockError {
         got: Height,
         /// Next.
         expected: Height,
+    },
+    /// The network has decided for rules that this program does not have.
+    #[error(
+        "this program knows rules up to {known}; the network voted for {version} from height \
+         {from}: install a newer program"
+    )]
+    Outdated {
+        /// Newest version in this program.
+        known: u32,
+        /// Version in force.
+        version: u32,
+        /// Since this height.
+        from: Height,
+    },
+    /// The rules' version is not the one in force.
+    #[error("rules version {got} where {expected} is in force")]
+    RulesVersion {
+        /// In the header.
+        got: u32,
+        /// In force.
+        expected: u32,
     },
     /// A rule could not finish; state is inconsistent with the rules.
     #[error("end of block: {0}")]
@@ -200,6 +229,11 @@ impl<'a> OpenBlock<'a> {
         Ok(Self { state, chain: header.chain, proposer, budget })
     }
 
+    /// The state so far.
+    pub const fn state(&self) -> &State<'a> {
+        &self.state
+    }
+
     /// Applies evidence; nothing of it takes effect when it is refused.
     pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
         let mut child = self.state.child();
@@ -232,6 +266,10 @@ impl<'a> OpenBlock<'a> {
         };
         end(&mut state).map_err(BlockError::End)?;
         let mut clock = state.clock();
+        let interval = state.parameters().snapshot_interval_blocks;
+        if clock.height.get().checked_rem(interval) == Some(0) {
+            clock.snapshot = clock.height;
+        }
         clock.base_fee = fees::next_base_fee(&state.parameters(), clock.base_fee, budget.paying());
         state.put_clock(&clock);
         let latest = staking::elect(&state).unwrap_or_else(|| state.validators_after());
@@ -247,6 +285,7 @@ fn turn_clock(state: &mut State<'_>, header: &Header) -> Result<(), BlockError> 
     if header.height != expected {
         return Err(BlockError::Height { got: header.height, expected });
     }
+    governance::check_header(state, header)?;
     let proposer = state.node_of_validator(&header.proposer).ok_or(BlockError::Proposer)?;
     let proven = beacon::verify(
         &proposer.keys.vrf,

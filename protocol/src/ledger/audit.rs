@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height};
-use crate::ledger::entries::{Account, Model, Round};
+use crate::ledger::entries::{Account, Model, Proposal, Round};
+use crate::ledger::governance;
 use crate::ledger::state::{State, prefix, scan};
 use crate::limits;
 use crate::store::StateReader;
@@ -19,7 +20,7 @@ pub struct Audit {
     pub minted: Credits,
     /// Destroyed since.
     pub burned: Credits,
-    /// Found: balances, allowances, stakes, bonds, escrows, treasury.
+    /// Found: balances, allowances, stakes, bonds, escrows, deposits, treasury.
     pub found: u128,
     /// Whether found = genesis + minted - burned.
     pub conserved: bool,
@@ -49,6 +50,9 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
         {
             add_round(&round, &mut add);
         }
+    }
+    for proposal in scan::<Proposal>(reader, governance::PROPOSAL, usize::MAX) {
+        add(proposal.deposit);
     }
     let expected = u128::from(supply.genesis.micro())
         .saturating_add(u128::from(supply.minted.micro()))

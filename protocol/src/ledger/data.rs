@@ -3,7 +3,7 @@
 use crate::amount::PPM;
 use crate::ids::{AccountId, ContentHash, NodeId};
 use crate::ledger::Rejection;
-use crate::ledger::entries::{Dataset, Model};
+use crate::ledger::entries::{Dataset, DatasetStatus, Model};
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::{Head, ModelSpec, check_name};
@@ -46,6 +46,7 @@ pub(super) fn publish(
         shards,
         bytes,
         height,
+        status: DatasetStatus::default(),
     });
     Ok(())
 }
@@ -64,7 +65,7 @@ pub(super) fn register_model(
     if usize::try_from(registry.models).unwrap_or(usize::MAX) >= limits::MODELS_MAX {
         return Err(Rejection::Full("models"));
     }
-    // The genesis gives the whole weight to the first model; governance will move it.
+    // The genesis gives the whole weight to the first model; governance moves it.
     let weight_ppm = if registry.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
     registry.models = registry.models.saturating_add(1);
     state.put_registry(&registry);
@@ -77,6 +78,8 @@ pub(super) fn register_model(
             weight_ppm,
             run: None,
             next_round: 1,
+            paused: false,
+            direction: Vec::new(),
         },
     );
     Ok(())

@@ -1,5 +1,9 @@
 //! What the state holds under each key. All canonical; golden hashes pin them.
 
+mod governance;
+
+pub use governance::*;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height, TimestampMs};
@@ -82,6 +86,32 @@ pub struct Dataset {
     pub bytes: u64,
     /// When it was published.
     pub height: Height,
+    /// What governance decided on it.
+    pub status: DatasetStatus,
+}
+
+/// What governance decided on a dataset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetStatus {
+    /// Nothing: trains models unless the rules ask for an admission.
+    #[default]
+    Undecided,
+    /// Admitted: trains models.
+    Admitted,
+    /// Removed: assigned to no round from then on.
+    Removed,
+}
+
+impl DatasetStatus {
+    /// Whether rounds may use it.
+    pub const fn is_usable(self, needs_admission: bool) -> bool {
+        match self {
+            Self::Undecided => !needs_admission,
+            Self::Admitted => true,
+            Self::Removed => false,
+        }
+    }
 }
 
 impl Canonical for Dataset {
@@ -103,10 +133,14 @@ pub struct Model {
     pub run: Option<Run>,
     /// Index of the next round; the first is 1.
     pub next_round: u32,
+    /// Whether it is paused: no round opens or starts, no member joins.
+    pub paused: bool,
+    /// The only datasets that its rounds train on; empty for all.
+    pub direction: Vec<ContentHash>,
 }
 
 impl Canonical for Model {
-    const BYTES_MAX: usize = 2048;
+    const BYTES_MAX: usize = 4096;
 }
 
 /// Rounds that were opened together.
@@ -359,6 +393,8 @@ pub struct Clock {
     pub previous_epoch: (u64, Beacon),
     /// Burned per byte of a transaction in the next block.
     pub base_fee: Credits,
+    /// The last height whose state every node keeps as a snapshot; zero before the first.
+    pub snapshot: Height,
 }
 
 impl Canonical for Clock {

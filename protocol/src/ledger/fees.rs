@@ -63,7 +63,7 @@ pub(super) fn charge(
 ) -> Result<(), Rejection> {
     let transaction = verified.transaction();
     if transaction.stamp.is_some() {
-        return check_stamp(&state.clock(), &state.parameters(), transaction);
+        return check_stamp(state, transaction);
     }
     let base = base_fee(state.clock().base_fee, verified.size());
     let total = base.checked_add(transaction.tip).ok_or(Rejection::Overflow)?;
@@ -105,11 +105,8 @@ pub fn stamp_beacon(clock: &Clock, epoch: u64) -> Option<Beacon> {
     }
 }
 
-fn check_stamp(
-    clock: &Clock,
-    parameters: &LedgerParameters,
-    transaction: &Transaction,
-) -> Result<(), Rejection> {
+/// Whether the work on a transaction may stand in for its fee, and is enough.
+pub fn check_stamp(state: &State<'_>, transaction: &Transaction) -> Result<(), Rejection> {
     let Some(stamp) = &transaction.stamp else { return Ok(()) };
     let is_free = transaction.tip == Credits::ZERO
         && transaction.fee_max == Credits::ZERO
@@ -117,10 +114,10 @@ fn check_stamp(
     if !is_free || !transaction.payload.may_be_stamped() {
         return Err(Rejection::Mismatch("the work stamp (only duties and registrations, unpaid)"));
     }
-    let beacon = stamp_beacon(clock, stamp.epoch)
+    let beacon = stamp_beacon(&state.clock(), stamp.epoch)
         .ok_or(Rejection::Mismatch("the epoch of the work stamp"))?;
     let bits = Work::new(transaction, &beacon).zero_bits(stamp.nonce);
-    if u64::from(bits) < parameters.stamp_bits {
+    if u64::from(bits) < state.parameters().stamp_bits {
         return Err(Rejection::Mismatch("the work of the stamp"));
     }
     Ok(())

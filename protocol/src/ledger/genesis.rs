@@ -10,7 +10,7 @@ use crate::codec::{self, Canonical};
 use crate::consensus::{Validator, ValidatorSet, ValidatorSetError};
 use crate::ids::{Beacon, ChainId, derive};
 use crate::keys::PublicKey;
-use crate::ledger::entries::{Account, Clock, Node, Registry, Supply};
+use crate::ledger::entries::{Account, Clock, Node, Registry, Rules, Supply};
 use crate::ledger::parameters::{LedgerParameters, ParameterError};
 use crate::ledger::state::State;
 use crate::limits;
@@ -18,7 +18,7 @@ use crate::model::check_name;
 use crate::store::{MemoryState, StateChanges};
 use crate::transaction::{Capabilities, NodeKeys};
 
-/// Version of the rules in this program.
+/// Newest version of the rules in this program; it knows all before it.
 pub const RULES_VERSION: u32 = 1;
 
 /// An account that exists from the beginning.
@@ -55,7 +55,7 @@ pub struct Genesis {
     pub network: String,
     /// Chain time at height 0.
     pub time: TimestampMs,
-    /// Version of the rules.
+    /// Version of the rules at the beginning.
     pub rules_version: u32,
     /// The rules' numbers.
     pub parameters: LedgerParameters,
@@ -73,7 +73,7 @@ impl Canonical for Genesis {
 #[derive(Debug, Error, PartialEq, Eq, Clone)]
 pub enum GenesisError {
     /// Made for rules that this program does not have.
-    #[error("rules version {0} is not the {RULES_VERSION} of this program")]
+    #[error("rules version {0}: this program knows 1 to {RULES_VERSION}")]
     RulesVersion(u32),
     /// A field is out of range.
     #[error("{0}")]
@@ -155,6 +155,7 @@ impl Genesis {
         state.put_supply(&Supply { genesis: total, ..Supply::default() });
         state.put_registry(&registry);
         state.put_parameters(&self.parameters);
+        state.put_rules(&Rules { version: self.rules_version, next: None });
         state.put_first_validators(&self.validators()?);
         let changes = state.into_changes();
         let mut memory = MemoryState::default();
@@ -163,7 +164,7 @@ impl Genesis {
     }
 
     fn check(&self) -> Result<(), GenesisError> {
-        if self.rules_version != RULES_VERSION {
+        if !(1..=RULES_VERSION).contains(&self.rules_version) {
             return Err(GenesisError::RulesVersion(self.rules_version));
         }
         check_name("network", &self.network).map_err(|e| GenesisError::Field(e.to_string()))?;

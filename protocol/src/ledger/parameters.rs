@@ -98,6 +98,8 @@ parameters! {
         "Leading zero bits of the BLAKE3 work that stands in for a fee.";
     stamp_lane_ppm = 10_000, 0, 10_000,
         "Share of a block for transactions stamped with work.";
+    snapshot_interval_blocks = 5_000, 20, 10_000_000,
+        "Blocks between two snapshots of the state that headers commit to.";
     emission_per_round_micro = 100_000_000, 0, 1_000_000_000_000,
         "Most that one training round may mint for a model of full weight.";
     emission_per_epoch_micro = 5_000_000_000, 0, 1_000_000_000_000_000,
@@ -192,6 +194,11 @@ impl LedgerParameters {
             "unbonding_ms must be at least voting_ms plus timelock_ms, or the same credits could \
              vote twice",
         )?;
+        require(
+            self.unbonding_blocks_min >= self.voting_blocks_min,
+            "unbonding_blocks_min must be at least voting_blocks_min, or on an idle chain the same \
+             credits could vote twice",
+        )?;
         let budget = u64::try_from(limits::BLOCK_TRANSACTION_BYTES_MAX).unwrap_or(u64::MAX);
         require(
             self.block_bytes_target <= budget,
@@ -246,6 +253,7 @@ mod tests {
         check(&[("quorum_ppm", 1)], "quorum_ppm must be from 10000 to 1000000, not 1");
         check(&[("treasury_ppm", 60_000)], "add up");
         check(&[("unbonding_ms", 2_000)], "vote twice");
+        check(&[("voting_blocks_min", 1_000_000)], "vote twice");
         let moved = base.with([("treasury_ppm", 60_000), ("hosts_ppm", 90_000)]);
         assert_eq!(moved.expect("valid together").treasury_ppm, 60_000);
     }

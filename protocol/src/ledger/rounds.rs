@@ -21,6 +21,8 @@ use crate::review::{Gain, Verdict};
 
 pub use crate::ledger::reviews::quorum as panel_quorum;
 
+const PAUSED: Rejection = Rejection::WrongPhase("the model is paused by a vote");
+
 /// The round if it is the open one of its model.
 pub(super) fn open_round(
     state: &State<'_>,
@@ -47,6 +49,9 @@ pub(super) fn open(
 ) -> Result<(), Rejection> {
     parameters.validate()?;
     let mut model = state.model(id).ok_or(Rejection::Unknown("model"))?;
+    if model.paused {
+        return Err(PAUSED);
+    }
     if model.run.is_some() {
         return Err(Rejection::Exists("a run of this model"));
     }
@@ -77,8 +82,20 @@ pub(super) fn open(
     start_next(state, id, &mut model)
 }
 
-/// Starts the run's next round, or ends the run.
+/// Starts the next round of a run that waited for its model to be resumed.
+pub(super) fn resume(state: &mut State<'_>, id: &ModelId) -> Result<(), Rejection> {
+    if open_round_of(state, id).is_some() {
+        return Ok(());
+    }
+    let mut model = state.model(id).ok_or(Rejection::Unknown("model"))?;
+    start_next(state, id, &mut model)
+}
+
+/// Starts the run's next round, or ends the run. The run of a paused model waits.
 fn start_next(state: &mut State<'_>, id: &ModelId, model: &mut Model) -> Result<(), Rejection> {
+    if model.paused && model.run.as_ref().is_some_and(|run| run.rounds_left > 0) {
+        return Ok(());
+    }
     let Some(mut run) = model.run.take() else { return Ok(()) };
     if run.rounds_left == 0 {
         let mut registry = state.registry();
@@ -128,6 +145,9 @@ pub(super) fn join(
     let mut round = open_round(state, model, index)?;
     if round.phase != Phase::Joining {
         return Err(Rejection::WrongPhase("joining"));
+    }
+    if state.model(model).is_some_and(|m| m.paused) {
+        return Err(PAUSED);
     }
     if round.member_index(node).is_some() {
         return Err(Rejection::Exists("the member"));
@@ -383,7 +403,7 @@ fn advance_attesting(state: &mut State<'_>, mut round: Round) -> Result<bool, Re
     Ok(true)
 }
 
-/// Freezes attestors and datasets when joining closes.
+/// Freezes attestors and datasets when joining closes: what governance says of data counts then.
 fn freeze(state: &State<'_>, round: &mut Round) {
     round.attestors = state
         .nodes()
@@ -392,11 +412,16 @@ fn freeze(state: &State<'_>, round: &mut Round) {
         .take(limits::VALIDATORS_MAX)
         .map(|n| Attestor { node: n.keys.node.node_id(), stake: n.stake, attested: None })
         .collect();
+    let needs_admission = state.parameters().datasets_need_admission != 0;
+    let direction = state.model(&round.model).map(|m| m.direction).unwrap_or_default();
     round.datasets = state
         .registry()
         .datasets
         .iter()
-        .filter_map(|hash| state.dataset(hash).map(|d| (*hash, d.shards)))
+        .filter(|hash| direction.is_empty() || direction.contains(hash))
+        .filter_map(|hash| state.dataset(hash))
+        .filter(|dataset| dataset.status.is_usable(needs_admission))
+        .map(|dataset| (dataset.manifest, dataset.shards))
         .collect();
 }
 

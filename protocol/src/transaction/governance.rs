@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height};
 use crate::ids::{AccountId, ContentHash, ModelId};
+use crate::limits;
+use crate::model::DocumentError;
 
 /// Number of a proposal, counted from 1.
 pub type ProposalId = u64;
@@ -54,13 +56,57 @@ pub enum Change {
         /// The first height it applies to.
         height: Height,
     },
-    /// Pauses or resumes a model at once: no round opens, no member joins while it is paused.
+    /// Pauses or resumes a model: no round opens or starts, no member joins while it is paused.
     Pause {
         /// The model.
         model: ModelId,
         /// Whether it is paused.
         paused: bool,
     },
+}
+
+impl Change {
+    /// Whether it is decided in haste: a short vote, two thirds of the stake that votes, no
+    /// timelock. Only a pause is. It harms nothing but time; to resume is what an attacker of
+    /// the model would hurry to, so that goes the way of every other change.
+    pub const fn is_emergency(&self) -> bool {
+        matches!(self, Self::Pause { paused: true, .. })
+    }
+
+    /// Name for tables and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Parameters(_) => "parameters",
+            Self::Text { .. } => "text",
+            Self::Dataset { admitted: true, .. } => "admit_dataset",
+            Self::Dataset { .. } => "remove_dataset",
+            Self::ModelWeight { .. } => "model_weight",
+            Self::Direction { .. } => "direction",
+            Self::TreasurySpend { .. } => "treasury_spend",
+            Self::Rules { .. } => "rules",
+            Self::Pause { paused: true, .. } => "pause",
+            Self::Pause { .. } => "resume",
+        }
+    }
+}
+
+/// Checks the title of a proposal: one line that a terminal shows as it is.
+pub fn check_title(title: &str) -> Result<(), DocumentError> {
+    // Marks that reorder or hide what stands beside them.
+    let is_hidden = |c: char| {
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}')
+    };
+    let fits = (1..=limits::TITLE_BYTES_MAX).contains(&title.len())
+        && title.trim() == title
+        && !title.chars().any(|c| c.is_control() || is_hidden(c));
+    if fits {
+        Ok(())
+    } else {
+        let reason = "1 to 120 bytes of visible text in one line";
+        Err(DocumentError::OutOfRange { field: "title", reason })
+    }
 }
 
 /// A choice in a vote.
@@ -106,5 +152,27 @@ impl GovernanceAction {
             Self::Propose { .. } => "propose",
             Self::Ballot { .. } => "ballot",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_one_visible_line() {
+        let check = |title: &str, expect: bool| {
+            assert_eq!(check_title(title).is_ok(), expect, "{title:?}");
+        };
+        check("Halve the base fee", true);
+        check("Más datos en quechua: ñuqanchik", true);
+        check(&"a".repeat(120), true);
+        check(&"a".repeat(121), false);
+        check("", false);
+        check("   ", false);
+        check("two\nlines", false);
+        check("\u{1b}[2Jcleared", false);
+        check("\u{202e}desrever", false);
+        check("hid\u{200b}den", false);
     }
 }

@@ -93,7 +93,12 @@ pub(crate) struct TestChain {
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        let genesis = genesis(count);
+        Self::of(genesis(count))
+    }
+
+    /// Of a genesis whose nodes are those of [`genesis`] in order.
+    pub(crate) fn of(genesis: Genesis) -> Self {
+        let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -185,11 +190,15 @@ impl TestChain {
     }
 
     pub(crate) fn build(&mut self) -> Block {
+        self.try_build().expect("a block")
+    }
+
+    pub(crate) fn try_build(&mut self) -> Result<Block, Refused> {
         self.now += BLOCK_MS;
         let proposer = self.host.height().get() as usize % self.nodes.len();
         let NodeSecrets { consensus, vrf, .. } = self.nodes[proposer].clone();
         let keys = ProposerKeys { consensus, vrf };
-        self.host.build(&self.state, TimestampMs::new(self.now), &keys).expect("a block")
+        self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
     /// Builds, decides and applies the next block; credits must be conserved after it.
@@ -217,8 +226,8 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::new(count);
-    assert_eq!(&chain.genesis, genesis);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain.decide(&block).expect("a block that was valid once");

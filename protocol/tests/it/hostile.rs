@@ -4,7 +4,7 @@ use ayni_protocol::amount::{Credits, Height};
 use ayni_protocol::block::{Block, Evidence};
 use ayni_protocol::codec;
 use ayni_protocol::consensus::{Vote, VoteKind};
-use ayni_protocol::host::Refused;
+use ayni_protocol::host::{Refused, Standing};
 use ayni_protocol::ids::{BlockHash, ChainId, StateRoot};
 use ayni_protocol::keys::Namespace;
 use ayni_protocol::ledger::Rejection;
@@ -87,9 +87,9 @@ fn every_changed_header_field_is_noticed() {
     for (name, change) in changes {
         let mut bad = good.clone();
         change(&mut bad);
-        assert!(chain.host.check(&chain.state, &bad).is_err(), "{name}");
+        assert!(chain.host.check(&chain.state, &bad, Standing::Proposed).is_err(), "{name}");
     }
-    assert_eq!(chain.host.check(&chain.state, &good), Ok(()));
+    assert_eq!(chain.host.check(&chain.state, &good, Standing::Proposed), Ok(()));
 }
 
 #[test]
@@ -120,7 +120,10 @@ fn a_block_with_a_forged_transaction_is_refused() {
     }
     block.transactions.push(forged);
     block.header.transactions = Block::contents_root(&block.transactions, &block.evidence);
-    assert_eq!(chain.host.check(&chain.state, &block), Err(Refused::Transaction));
+    assert_eq!(
+        chain.host.check(&chain.state, &block, Standing::Proposed),
+        Err(Refused::Transaction)
+    );
 }
 
 #[test]
@@ -165,7 +168,7 @@ proptest! {
         if let Ok(block) = codec::decode::<Block>(&bytes) {
             // Only the proposer's clock is free; with another one it is another block.
             let other = block.header.time != good.header.time;
-            prop_assert!(chain.host.check(&chain.state, &block).is_err() || other);
+            prop_assert!(chain.host.check(&chain.state, &block, Standing::Proposed).is_err() || other);
         }
     }
 }

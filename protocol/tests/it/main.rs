@@ -2,6 +2,8 @@
 
 mod chain;
 mod conservation;
+mod fuzz;
 mod golden;
+mod governance;
 mod hostile;
 mod rounds;

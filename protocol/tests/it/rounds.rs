@@ -16,7 +16,7 @@ use crate::chain::{TestChain, credits, parameters, replay, spec};
 const SALT: [u8; 32] = [5; 32];
 
 /// What nodes do in a round.
-struct Script {
+pub(crate) struct Script {
     /// Nodes that join.
     join: Vec<usize>,
     /// Members that commit.
@@ -79,7 +79,7 @@ fn head(round: &Round, tag: u8) -> Head {
     }
 }
 
-fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
+pub(crate) fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
     let spec = spec(1);
     let model = spec.id();
     chain.send(0, Payload::RegisterModel { spec });
@@ -90,7 +90,7 @@ fn open(chain: &mut TestChain, rounds: u32, escrow: Credits) -> ModelId {
 }
 
 /// Lets every node do its duties by the script until the round is over.
-fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &Script) -> Round {
+pub(crate) fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &Script) -> Round {
     for _ in 0..1_000 {
         let round = chain.round(model, index);
         if round.phase.is_over() {

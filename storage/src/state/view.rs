@@ -8,10 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use jmt::storage::{Node, NodeKey};
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, StateRoot};
+use protocol::proof::StateProof;
 use protocol::store::StateReader;
 
 use crate::block_log::Tip;
-use crate::tree::NodeSource;
+use crate::tree::{self, NodeSource, TreeError};
 
 pub(super) const VALUE: u8 = b'v';
 pub(super) const NODE: u8 = b'n';
@@ -68,6 +69,18 @@ impl Snapshot<'_> {
     pub fn root(&self) -> StateRoot {
         self.committed.root
     }
+
+    /// What the state says about `key`, with the path that proves it against [`Self::root`].
+    ///
+    /// [`protocol::proof::build`] makes a whole proof of it once the next block, whose header
+    /// commits this root, is decided.
+    pub fn prove(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, StateProof), TreeError> {
+        let Some(tip) = self.committed.tip else {
+            return Err(TreeError::before_genesis());
+        };
+        let path = tree::prove(&Nodes(self.db), tip.height.get(), key)?;
+        Ok((get(self.db, key), path))
+    }
 }
 
 impl StateReader for Snapshot<'_> {
@@ -109,7 +122,15 @@ impl Shared {
 
 impl NodeSource for Shared {
     fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        match self.db.get(node_key(key))? {
+        Nodes(&self.db).node(key)
+    }
+}
+
+struct Nodes<'a>(&'a sled::Db);
+
+impl NodeSource for Nodes<'_> {
+    fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
+        match self.0.get(node_key(key))? {
             Some(bytes) => Ok(Some(borsh::from_slice(&bytes)?)),
             None => Ok(None),
         }

@@ -78,6 +78,15 @@ proptest! {
             prop_assert_eq!(disk.tip(), memory.tip());
             prop_assert_eq!(disk.node_count(), memory.node_count());
             disk.check_integrity().unwrap();
+            for key in [&[][..], &[0], &[1, 2], &[2, 2, 2, 2]] {
+                let (value, path) = memory.prove(key).unwrap();
+                prop_assert_eq!(&value, &memory.get(key));
+                path.verify(&root, key, value.as_deref()).unwrap();
+                let other = Some(b"other".as_slice()).filter(|_| value.is_none());
+                prop_assert!(path.verify(&root, key, other).is_err());
+                let proven = disk.view().read(|state| state.prove(key)).unwrap();
+                prop_assert_eq!(proven, (value, path));
+            }
             for prefix in [&[][..], &[0], &[1, 2]] {
                 for limit in [0, 2, usize::MAX] {
                     prop_assert_eq!(disk.scan(prefix, limit), memory.scan(prefix, limit));
