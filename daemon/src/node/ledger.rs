@@ -225,7 +225,7 @@ impl Ledger {
     /// Pending transactions and their bytes.
     pub fn mempool_size(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.host.mempool.len(), inner.host.mempool.in_order().map(|t| t.size()).sum())
+        (inner.host.mempool.len(), inner.host.mempool.bytes())
     }
 
     /// Height at which a transaction was applied, if that was not long ago.
@@ -326,7 +326,7 @@ impl Ledger {
 
     /// A transaction that waits in the mempool.
     pub fn pending(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
-        self.lock().host.mempool.in_order().find(|t| t.hash() == *hash).cloned()
+        self.lock().host.mempool.get(hash).cloned()
     }
 
     /// Keeps evidence for our next block.

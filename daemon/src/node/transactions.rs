@@ -42,11 +42,15 @@ pub struct Transactions {
 
 /// Turns a refusal of the mempool into an answer for people.
 pub fn refusal(error: &MempoolError) -> ApiError {
-    match error {
-        MempoolError::Rejected(rejection) => rejected(rejection),
-        MempoolError::Full => ApiError::unavailable(error.to_string()),
+    let answer = match error {
+        MempoolError::Rejected(rejection) => return rejected(rejection),
+        MempoolError::Unfunded { .. } => ApiError::insufficient_funds(error.to_string()),
+        MempoolError::Full | MempoolError::LaneFull | MempoolError::AccountFull => {
+            ApiError::unavailable(error.to_string())
+        }
         _ => ApiError::conflict(error.to_string()),
-    }
+    };
+    answer.with_rejection(error.code())
 }
 
 /// Turns a rule's refusal into an answer for people.

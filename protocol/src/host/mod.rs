@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent, rejected_code};
+pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent};
 
 use crate::amount::{Height, TimestampMs};
 use crate::block::{Block, DecidedBlock, Evidence, Header};

@@ -102,6 +102,8 @@ impl Rejection {
             Self::Mismatch(_) => "mismatch",
             Self::FeeTooLow { .. } => "fee_too_low",
             Self::Overflow => "overflow",
+            Self::Parameters(_) => "bad_parameters",
+            Self::Change(_) => "bad_proposal",
         }
     }
 }

@@ -67,29 +67,7 @@ impl MempoolError {
             Self::Underpriced { .. } => "underpriced",
             Self::TooFarAhead { .. } => "nonce_too_far",
             Self::Unfunded { .. } => "insufficient_funds",
-            Self::Rejected(rejection) => rejected_code(rejection),
+            Self::Rejected(rejection) => rejection.code(),
         }
-    }
-}
-
-/// The code of a rule's refusal.
-pub const fn rejected_code(rejection: &Rejection) -> &'static str {
-    match rejection {
-        Rejection::ForeignChain => "foreign_chain",
-        Rejection::Nonce { got, expected } if *got < *expected => "nonce_used",
-        Rejection::Nonce { .. } => "nonce_gap",
-        Rejection::NotAuthorized => "not_authorized",
-        Rejection::InsufficientFunds { .. } => "insufficient_funds",
-        Rejection::ZeroAmount => "zero_amount",
-        Rejection::Unknown(_) => "unknown",
-        Rejection::Exists(_) => "exists",
-        Rejection::Full(_) => "ledger_full",
-        Rejection::WrongPhase(_) => "wrong_phase",
-        Rejection::Document(_) => "bad_document",
-        Rejection::Mismatch(_) => "mismatch",
-        Rejection::FeeTooLow { .. } => "fee_too_low",
-        Rejection::Overflow => "overflow",
-        Rejection::Parameters(_) => "bad_parameters",
-        Rejection::Change(_) => "bad_proposal",
     }
 }

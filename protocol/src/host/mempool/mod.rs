@@ -32,7 +32,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 pub use candidates::Candidates;
-pub use error::{MempoolError, rejected_code};
+pub use error::MempoolError;
 
 use crate::amount::{Credits, Height};
 use crate::ids::{AccountId, TransactionHash};
