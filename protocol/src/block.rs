@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::{Height, TimestampMs};
 use crate::codec::{self, Canonical};
-use crate::consensus::{CommitCertificate, Vote, list_root};
+use crate::consensus::{CommitCertificate, Proposal, Vote, list_root};
 use crate::ids::{Beacon, BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
 use crate::keys::Signature;
 use crate::limits;
@@ -61,6 +61,13 @@ pub enum Evidence {
         first: (Vote, Signature),
         /// Second vote and its signature.
         second: (Vote, Signature),
+    },
+    /// Proposals of two blocks by one validator for one (height, round).
+    DoubleProposal {
+        /// First proposal and its signature.
+        first: (Proposal, Signature),
+        /// Second proposal and its signature.
+        second: (Proposal, Signature),
     },
 }
 

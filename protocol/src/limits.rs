@@ -63,6 +63,16 @@ pub const DATASETS_MAX: usize = 1_024;
 /// One entry of the ledger state. The store refuses more, and a refused commit ends the node, so
 /// no rule may write more.
 pub const STATE_VALUE_BYTES_MAX: usize = 96 * 1024;
+/// Nodes on which one account has stake: a ballot adds all of it up.
+pub const DELEGATIONS_PER_ACCOUNT_MAX: usize = 64;
+/// Open unbondings of one account from one node, and likewise redelegations to one.
+pub const LIABILITIES_PER_DELEGATION_MAX: usize = 16;
+/// Unbondings and redelegations that end with one block; the others wait for the next.
+pub const LIABILITIES_PER_BLOCK_MAX: usize = 128;
+/// Absences of one node that may still reach a liability. A node with so many stays jailed.
+pub const ABSENCES_OPEN_MAX: usize = 16;
+/// Validators whose work of an epoch is remembered: the active ones and those who left.
+pub const ATTENDANCE_ROWS_MAX: usize = 512;
 /// Registered nodes.
 pub const NODES_MAX: usize = 4_096;
 /// Runs of training rounds open at once: each costs work in every block.
@@ -120,3 +130,6 @@ const _: () = assert!(CHAIN_TIME_WINDOW % 2 == 1);
 // A round's entry: datasets (hash and varint), members, attestors, the rest.
 const _: () =
     assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (80 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);
+// An attendance row: id, three counters, work.
+const _: () = assert!(ATTENDANCE_ROWS_MAX * (32 + 3 * 9 + 17) + 64 <= STATE_VALUE_BYTES_MAX);
+const _: () = assert!(VALIDATORS_MAX < ATTENDANCE_ROWS_MAX);

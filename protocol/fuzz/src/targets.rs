@@ -29,6 +29,7 @@ use ayni_protocol::ledger::parameters::LedgerParameters;
 use ayni_protocol::ledger::state::State;
 use ayni_protocol::ledger::{OpenBlock, beacon, check_evidence};
 use ayni_protocol::model::{DatasetManifest, DeltaManifest, ModelSpec, OuterState};
+use ayni_protocol::proof::Proof;
 use ayni_protocol::store::MemoryState;
 use ayni_protocol::transaction::{Capabilities, SignedTransaction, Transaction};
 use ayni_protocol::worker::{WorkerReply, WorkerRequest};
@@ -124,6 +125,7 @@ pub(crate) fn decode(bytes: &[u8]) {
         round_trip::<OuterState>,
         round_trip::<WorkerRequest>,
         round_trip::<WorkerReply>,
+        round_trip::<Proof>,
         |bytes| {
             if let Ok(text) = std::str::from_utf8(bytes)
                 && let Ok(join) = text.parse::<JoinString>()
@@ -247,14 +249,21 @@ pub(crate) fn evidence(bytes: &[u8]) {
     let chain = world.genesis.chain_id();
     let Ok(evidence) = codec::decode::<Evidence>(bytes) else { return };
     drop(check_evidence(&world.state, &chain, &evidence));
-    if let Evidence::DoubleVote { first: (mut a, _), second: (mut b, _) } = evidence {
-        let key = &world.nodes[1].consensus;
-        let sign = |vote: &Vote| key.sign(Namespace::Vote, &chain, &codec::encode(vote));
-        a.validator = key.public().validator_id();
-        b.validator = a.validator;
-        let mended = Evidence::DoubleVote { first: (a, sign(&a)), second: (b, sign(&b)) };
-        drop(check_evidence(&world.state, &chain, &mended));
-    }
+    let key = &world.nodes[1].consensus;
+    let validator = key.public().validator_id();
+    let mended = match evidence {
+        Evidence::DoubleVote { first: (mut a, _), second: (mut b, _) } => {
+            (a.validator, b.validator) = (validator, validator);
+            let sign = |vote: &Vote| key.sign(Namespace::Vote, &chain, &codec::encode(vote));
+            Evidence::DoubleVote { first: (a, sign(&a)), second: (b, sign(&b)) }
+        }
+        Evidence::DoubleProposal { first: (mut a, _), second: (mut b, _) } => {
+            (a.proposer, b.proposer) = (validator, validator);
+            let sign = |p: &Proposal| key.sign(Namespace::Proposal, &chain, &codec::encode(p));
+            Evidence::DoubleProposal { first: (a, sign(&a)), second: (b, sign(&b)) }
+        }
+    };
+    drop(check_evidence(&world.state, &chain, &mended));
 }
 
 /// A block that this node builds with whatever is pending is always valid to the others.

@@ -5,6 +5,7 @@ use crate::ids::{AccountId, ChainId, NodeId};
 use crate::keys::{Namespace, PublicKey, Signature};
 use crate::ledger::Rejection;
 use crate::ledger::entries::Node;
+use crate::ledger::staking;
 use crate::ledger::state::State;
 use crate::limits;
 use crate::transaction::RegisterNode;
@@ -59,6 +60,7 @@ pub(super) fn register_node(
         stake: Credits::ZERO,
         since,
     });
+    staking::open_pool(state, &keys.node.node_id());
     Ok(())
 }
 

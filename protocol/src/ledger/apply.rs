@@ -4,13 +4,10 @@ use thiserror::Error;
 
 use crate::amount::{Credits, Height, TimestampMs};
 use crate::block::{Evidence, Header};
-use crate::codec;
 use crate::consensus::CommitCertificate;
-use crate::ids::{AccountId, ChainId, TransactionHash, derive};
-use crate::keys::Namespace;
-use crate::ledger::entries::Failure;
+use crate::ids::{AccountId, ChainId, TransactionHash};
 use crate::ledger::fees::{BlockBudget, Signer};
-use crate::ledger::parameters::ParameterError;
+use crate::ledger::rejection::Rejection;
 use crate::ledger::state::State;
 use crate::ledger::{
     accounts, beacon, contributions, data, fees, governance, reviews, rounds, staking,
@@ -18,99 +15,6 @@ use crate::ledger::{
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
 use crate::transaction::{Payload, Transaction, VerifiedTransaction};
-
-/// Why a transaction was refused. Nothing of it takes effect, no fee is taken.
-#[derive(Debug, Error, PartialEq, Eq, Clone)]
-pub enum Rejection {
-    /// Signed for another chain.
-    #[error("the transaction is for another chain")]
-    ForeignChain,
-    /// The nonce is not the next one.
-    #[error("nonce {got} where {expected} is next{}", replay_hint(*got, *expected))]
-    Nonce {
-        /// In the transaction.
-        got: u64,
-        /// Next of (account, key).
-        expected: u64,
-    },
-    /// The key may not sign this for the account.
-    #[error("the key may not sign this for the account")]
-    NotAuthorized,
-    /// Too few credits.
-    #[error("needs {need} credits, has {have}")]
-    InsufficientFunds {
-        /// Available.
-        have: Credits,
-        /// Needed.
-        need: Credits,
-    },
-    /// An amount of zero where that makes no sense.
-    #[error("the amount is zero")]
-    ZeroAmount,
-    /// Something named does not exist.
-    #[error("unknown {0}")]
-    Unknown(&'static str),
-    /// Something exists already.
-    #[error("{0} exists already")]
-    Exists(&'static str),
-    /// A table of the ledger is full.
-    #[error("the ledger holds no more {0}")]
-    Full(&'static str),
-    /// Not the time for it.
-    #[error("not possible in this phase: {0}")]
-    WrongPhase(&'static str),
-    /// A document breaks its limits.
-    #[error("{0}")]
-    Document(#[from] crate::model::DocumentError),
-    /// A proof or commitment does not fit.
-    #[error("{0} does not fit")]
-    Mismatch(&'static str),
-    /// The base fee is above what the transaction may cost.
-    #[error("costs {need} credits now, may cost at most {max}")]
-    FeeTooLow {
-        /// In the transaction.
-        max: Credits,
-        /// Base fee and tip now.
-        need: Credits,
-    },
-    /// Amounts too large to add.
-    #[error("amounts overflow")]
-    Overflow,
-    /// Parameters that the rules do not allow.
-    #[error("parameters: {0}")]
-    Parameters(#[from] ParameterError),
-    /// A proposal that could not take effect.
-    #[error("the proposal cannot take effect: {0}")]
-    Change(#[from] Failure),
-}
-
-impl Rejection {
-    /// Names the reason for programs; never changes once a version has given it out.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::ForeignChain => "foreign_chain",
-            Self::Nonce { got, expected } if *got < *expected => "nonce_used",
-            Self::Nonce { .. } => "nonce_gap",
-            Self::NotAuthorized => "not_authorized",
-            Self::InsufficientFunds { .. } => "insufficient_funds",
-            Self::ZeroAmount => "zero_amount",
-            Self::Unknown(_) => "unknown",
-            Self::Exists(_) => "exists",
-            Self::Full(_) => "ledger_full",
-            Self::WrongPhase(_) => "wrong_phase",
-            Self::Document(_) => "bad_document",
-            Self::Mismatch(_) => "mismatch",
-            Self::FeeTooLow { .. } => "fee_too_low",
-            Self::Overflow => "overflow",
-            Self::Parameters(_) => "bad_parameters",
-            Self::Change(_) => "bad_proposal",
-        }
-    }
-}
-
-const fn replay_hint(got: u64, expected: u64) -> &'static str {
-    if got < expected { " (already used: a replay?)" } else { "" }
-}
 
 /// Why a block was refused.
 #[derive(Debug, Error, PartialEq, Eq, Clone)]
@@ -239,7 +143,7 @@ impl<'a> OpenBlock<'a> {
     /// Applies evidence; nothing of it takes effect when it is refused.
     pub fn add_evidence(&mut self, evidence: &Evidence) -> Result<(), BlockError> {
         let mut child = self.state.child();
-        apply_evidence(&mut child, &self.chain, evidence)?;
+        staking::apply_evidence(&mut child, &self.chain, evidence)?;
         let changes = child.into_changes();
         self.state.absorb(changes);
         Ok(())
@@ -421,62 +325,4 @@ fn dispatch(
         }
         _ => Err(Rejection::NotAuthorized),
     }
-}
-
-/// Whether evidence would be accepted on top of `base`.
-pub fn check_evidence(
-    base: &dyn StateReader,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    apply_evidence(&mut State::new(base), chain, evidence)
-}
-
-/// Checks evidence and burns part of the culprit's stake. The voting power stays: the
-/// validator set is fixed in this version.
-fn apply_evidence(
-    state: &mut State<'_>,
-    chain: &ChainId,
-    evidence: &Evidence,
-) -> Result<(), BlockError> {
-    let Evidence::DoubleVote { first: (a, a_signature), second: (b, b_signature) } = evidence;
-    let same_slot =
-        (a.validator, a.height, a.round, a.kind) == (b.validator, b.height, b.round, b.kind);
-    if !same_slot || a.block == b.block {
-        return Err(BlockError::Evidence("the votes do not contradict each other"));
-    }
-    if a.block > b.block {
-        return Err(BlockError::Evidence("the votes are not in ascending order"));
-    }
-    let validators = state.validators();
-    let validator =
-        validators.get(&a.validator).ok_or(BlockError::Evidence("the voter is not a validator"))?;
-    for (vote, signature) in [(a, a_signature), (b, b_signature)] {
-        validator
-            .key
-            .verify(Namespace::Vote, chain, &codec::encode(vote), signature)
-            .map_err(|_| BlockError::Evidence("a signature does not verify"))?;
-    }
-    let slot = derive(
-        "ayni 2026 double vote slot v1",
-        &[
-            a.validator.as_bytes(),
-            &a.height.get().to_le_bytes(),
-            &a.round.to_le_bytes(),
-            &[u8::from(a.kind == crate::consensus::VoteKind::Precommit)],
-        ],
-    );
-    if !state.remember_evidence(&slot) {
-        return Err(BlockError::Evidence("already known"));
-    }
-    if let Some(mut node) = state.node_of_validator(&a.validator) {
-        let slash = node.stake.ppm(state.parameters().double_vote_slash_ppm);
-        node.stake = node.stake.checked_sub(slash).unwrap_or(Credits::ZERO);
-        state.put_node(&node);
-        state.burn(slash).map_err(BlockError::End)?;
-    }
-    let mut registry = state.registry();
-    registry.double_signs = registry.double_signs.saturating_add(1);
-    state.put_registry(&registry);
-    Ok(())
 }

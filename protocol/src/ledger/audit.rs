@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Credits, Height};
+use crate::ledger::entries::staking::{Liability, Pool, Whereabouts};
 use crate::ledger::entries::{Account, Model, Proposal, Round};
 use crate::ledger::governance;
+use crate::ledger::staking::store::prefix as stored;
 use crate::ledger::state::{State, prefix, scan};
 use crate::limits;
 use crate::store::StateReader;
@@ -20,7 +22,8 @@ pub struct Audit {
     pub minted: Credits,
     /// Destroyed since.
     pub burned: Credits,
-    /// Found: balances, allowances, stakes, bonds, escrows, deposits, treasury.
+    /// Found: balances, allowances, stakes, unclaimed rewards, unbondings, bonds, escrows,
+    /// deposits, treasury.
     pub found: u128,
     /// Whether found = genesis + minted - burned.
     pub conserved: bool,
@@ -42,6 +45,15 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
     for node in state.nodes() {
         add(node.allowance);
         add(node.stake);
+    }
+    for pool in scan::<Pool>(reader, stored::POOL, limits::NODES_MAX) {
+        add(pool.owed);
+        add(pool.owed_commission);
+    }
+    for liability in scan::<Liability>(reader, stored::LIABILITY, usize::MAX) {
+        if let Whereabouts::Unbonding { amount } = liability.now {
+            add(amount);
+        }
     }
     for model in scan::<Model>(reader, prefix::MODEL, limits::MODELS_MAX) {
         let Some(run) = &model.run else { continue };

@@ -1,6 +1,7 @@
 //! What the state holds under each key. All canonical; golden hashes pin them.
 
 mod governance;
+pub mod staking;
 
 pub use governance::*;
 

@@ -1,17 +1,20 @@
 //! The beginning of a chain. Its canonical hash is the chain id.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::amount::{Credits, PPM, TimestampMs, VotingPower};
+use crate::amount::{Credits, PPM, TimestampMs};
 use crate::codec::{self, Canonical};
-use crate::consensus::{Validator, ValidatorSet, ValidatorSetError};
+use crate::consensus::{ValidatorSet, ValidatorSetError};
 use crate::ids::{Beacon, ChainId, derive};
 use crate::keys::PublicKey;
+use crate::ledger::entries::staking::Candidate;
 use crate::ledger::entries::{Account, Clock, Node, Registry, Rules, Supply};
 use crate::ledger::parameters::{LedgerParameters, ParameterError};
+use crate::ledger::staking;
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::check_name;
@@ -92,18 +95,26 @@ impl Genesis {
         ChainId::from_bytes(derive("ayni 2026 chain id v1", &[&codec::encode(self)]))
     }
 
-    /// The validators, fixed in this version.
+    /// The validators of the first two heights.
     pub fn validators(&self) -> Result<ValidatorSet, GenesisError> {
-        let validators = self
+        let power = |n: &GenesisNode| n.stake.micro().checked_div(PPM).unwrap_or(0);
+        let mut nodes: Vec<&GenesisNode> = self
             .nodes
             .iter()
-            .filter(|n| n.capabilities.validates)
-            .map(|n| Validator {
+            .filter(|n| n.capabilities.validates && power(n) > 0)
+            .filter(|n| n.stake.micro() >= self.parameters.stake_min_micro)
+            .collect();
+        // The order of the index of candidates.
+        nodes.sort_by_key(|n| (Reverse(power(n)), n.keys.node.node_id()));
+        let candidates: Vec<Candidate> = nodes
+            .into_iter()
+            .map(|n| Candidate {
                 key: n.keys.consensus,
-                power: VotingPower::new(n.stake.micro().checked_div(PPM).unwrap_or(0)),
+                account: n.account.account_id(),
+                power: power(n),
             })
             .collect();
-        Ok(ValidatorSet::new(validators)?)
+        Ok(staking::choose(&candidates, &self.parameters)?)
     }
 
     /// Checks everything and builds the state at height 0.
@@ -116,6 +127,7 @@ impl Genesis {
             "ayni 2026 genesis beacon v1",
             &[self.chain_id().as_bytes()],
         ));
+        state.put_parameters(&self.parameters);
         let epoch = self.time.get().checked_div(self.parameters.epoch_ms).unwrap_or(0);
         state.put_clock(&Clock {
             time: self.time,
@@ -147,14 +159,17 @@ impl Genesis {
                 keys: node.keys.clone(),
                 capabilities: node.capabilities,
                 allowance: node.allowance,
-                stake: node.stake,
+                stake: Credits::ZERO,
                 since: crate::amount::Height::ZERO,
             });
+            let (id, owner) = (node.keys.node.node_id(), node.account.account_id());
+            staking::open_pool(&mut state, &id);
+            staking::bond_at_genesis(&mut state, &owner, &id, node.stake)
+                .map_err(|refused| GenesisError::Field(format!("stake: {refused}")))?;
             registry.nodes = registry.nodes.saturating_add(1);
         }
         state.put_supply(&Supply { genesis: total, ..Supply::default() });
         state.put_registry(&registry);
-        state.put_parameters(&self.parameters);
         state.put_rules(&Rules { version: self.rules_version, next: None });
         state.put_first_validators(&self.validators()?);
         let changes = state.into_changes();

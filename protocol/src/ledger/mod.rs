@@ -19,13 +19,13 @@ pub mod fees;
 pub mod genesis;
 pub mod governance;
 pub mod parameters;
+mod rejection;
 mod reviews;
 mod rewards;
 pub mod rounds;
 pub mod staking;
 pub mod state;
 
-pub use apply::{
-    AppliedBlock, BlockError, NotAdded, OpenBlock, Rejection, apply_block, check_evidence,
-    try_transaction,
-};
+pub use apply::{AppliedBlock, BlockError, NotAdded, OpenBlock, apply_block, try_transaction};
+pub use rejection::Rejection;
+pub use staking::check_evidence;

@@ -126,7 +126,7 @@ parameters! {
         "Largest commission of a validator on its delegators' rewards.";
     unbonding_ms = 604_800_000, 1_000, 7_776_000_000,
         "How long credits stay at stake after they were unbonded.";
-    unbonding_blocks_min = 100, 1, 10_000_000,
+    unbonding_blocks_min = 100_000, 1, 10_000_000,
         "Blocks that must pass besides, so that an idle chain cannot end the delay.";
     evidence_blocks_max = 100_000, 10, 10_000_000,
         "Age at which evidence is no longer acted on.";
@@ -134,8 +134,9 @@ parameters! {
         "Part of a stake burned for a proven equivocation.";
     absence_window_blocks = 1_000, 10, 1_000_000,
         "Blocks after which a validator's absences are counted.";
-    absence_missed_ppm = 500_000, 10_000, 1_000_000,
-        "Share of them that may be missed before the validator is jailed.";
+    absence_missed_ppm = 500_000, 334_000, 1_000_000,
+        "Share of them that may be missed before the validator is jailed; proposers choose the \
+         signatures, so never less than what a third of them could leave out.";
     absence_slash_ppm = 1_000, 0, 100_000,
         "Part of a stake burned for being away longer.";
     jail_ms = 600_000, 1_000, 2_592_000_000,
@@ -198,6 +199,11 @@ impl LedgerParameters {
             self.unbonding_blocks_min >= self.voting_blocks_min,
             "unbonding_blocks_min must be at least voting_blocks_min, or on an idle chain the same \
              credits could vote twice",
+        )?;
+        require(
+            self.unbonding_blocks_min >= self.evidence_blocks_max,
+            "unbonding_blocks_min must be at least evidence_blocks_max, or stake could leave \
+             before the evidence comes",
         )?;
         let budget = u64::try_from(limits::BLOCK_TRANSACTION_BYTES_MAX).unwrap_or(u64::MAX);
         require(

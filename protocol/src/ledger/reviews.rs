@@ -16,15 +16,15 @@ pub fn quorum(seats: usize) -> usize {
     seats.saturating_mul(2).div_ceil(3)
 }
 
-/// Draws the panel of a contribution: up to seven seats, by stake, without replacement, among
-/// the nodes that review, without those of the author's account.
+/// Draws the panel of a contribution: up to seven seats, by eligible stake, without replacement,
+/// among the nodes that review, without those of the author's account.
 pub(super) fn draw_panel(state: &State<'_>, round: &Round, author: &NodeId) -> Vec<Seat> {
     let own = state.node(author).map(|n| n.account);
     let mut pool: Vec<(NodeId, u64)> = state
         .nodes()
         .iter()
         .filter(|n| n.capabilities.reviews && Some(n.account) != own)
-        .map(|n| (n.keys.node.node_id(), n.stake.micro()))
+        .map(|n| (n.keys.node.node_id(), state.eligible_stake(n).micro()))
         .filter(|(_, stake)| *stake > 0)
         .collect();
     let mut draw = Draw::new(

@@ -408,9 +408,11 @@ fn freeze(state: &State<'_>, round: &mut Round) {
     round.attestors = state
         .nodes()
         .iter()
-        .filter(|n| n.capabilities.merges && n.stake > Credits::ZERO)
+        .filter(|n| n.capabilities.merges)
+        .map(|n| (n, state.eligible_stake(n)))
+        .filter(|(_, stake)| *stake > Credits::ZERO)
         .take(limits::VALIDATORS_MAX)
-        .map(|n| Attestor { node: n.keys.node.node_id(), stake: n.stake, attested: None })
+        .map(|(n, stake)| Attestor { node: n.keys.node.node_id(), stake, attested: None })
         .collect();
     let needs_admission = state.parameters().datasets_need_admission != 0;
     let direction = state.model(&round.model).map(|m| m.direction).unwrap_or_default();

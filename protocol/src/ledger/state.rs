@@ -30,8 +30,6 @@ pub mod prefix {
     pub const CONTRIBUTION: &[u8] = b"x/";
     /// Datasets.
     pub const DATASET: &[u8] = b"d/";
-    /// Evidence already acted on.
-    pub const EVIDENCE: &[u8] = b"e/";
     /// Where the chain stands.
     pub const CLOCK: &[u8] = b"clock";
     /// Totals of the credits.
@@ -206,16 +204,6 @@ impl<'a> State<'a> {
     /// Stores a dataset.
     pub fn put_dataset(&mut self, dataset: &Dataset) {
         self.write(key(prefix::DATASET, &[dataset.manifest.as_bytes()]), dataset);
-    }
-
-    /// Remembers evidence; false if it was known.
-    pub fn remember_evidence(&mut self, id: &[u8; 32]) -> bool {
-        let at = key(prefix::EVIDENCE, &[id]);
-        if self.0.get(&at).is_some() {
-            return false;
-        }
-        self.0.put(at, Vec::new());
-        true
     }
 
     /// Where the chain stands.

@@ -87,18 +87,26 @@ pub(crate) struct TestChain {
     pub(crate) state: MemoryState,
     pub(crate) blocks: Vec<DecidedBlock>,
     pub(crate) genesis: Genesis,
+    /// Secrets of the nodes of the genesis, and of those that joined since.
     pub(crate) nodes: Vec<NodeSecrets>,
+    /// Nodes that sign no certificates.
+    pub(crate) silent: Vec<usize>,
     now: u64,
 }
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        Self::of(genesis(count))
+        Self::with(genesis(count), count)
     }
 
     /// Of a genesis whose nodes are those of [`genesis`] in order.
     pub(crate) fn of(genesis: Genesis) -> Self {
         let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
+        Self::with(genesis, count)
+    }
+
+    /// A chain whose first nodes are those of `secrets(0..count)`.
+    pub(crate) fn with(genesis: Genesis, count: u8) -> Self {
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -112,6 +120,7 @@ impl TestChain {
             blocks: Vec::new(),
             now: genesis.time.get(),
             nodes: (0..count).map(secrets).collect(),
+            silent: Vec::new(),
             genesis,
         }
     }
@@ -165,13 +174,22 @@ impl TestChain {
             .map(|_| ())
     }
 
-    /// Signs a certificate with all validators.
+    /// Nodes in charge of the height in progress.
+    pub(crate) fn in_charge(&self) -> Vec<usize> {
+        let set = self.host.validators();
+        let key = |i: &usize| self.nodes[*i].consensus.public().validator_id();
+        (0..self.nodes.len()).filter(|i| set.get(&key(i)).is_some()).collect()
+    }
+
+    /// Signs a certificate with all validators that are not silent.
     pub(crate) fn certify(&self, block: &Block) -> CommitCertificate {
         let (height, hash) = (block.header.height, block.header.hash());
         let mut signatures: Vec<CommitSignature> = self
-            .nodes
-            .iter()
-            .map(|secrets| {
+            .in_charge()
+            .into_iter()
+            .filter(|i| !self.silent.contains(i))
+            .map(|i| {
+                let secrets = &self.nodes[i];
                 let validator = secrets.consensus.public().validator_id();
                 let vote = Vote {
                     height,
@@ -195,8 +213,9 @@ impl TestChain {
 
     pub(crate) fn try_build(&mut self) -> Result<Block, Refused> {
         self.now += BLOCK_MS;
-        let proposer = self.host.height().get() as usize % self.nodes.len();
-        let NodeSecrets { consensus, vrf, .. } = self.nodes[proposer].clone();
+        let in_charge = self.in_charge();
+        let proposer = self.host.height().get() as usize % in_charge.len();
+        let NodeSecrets { consensus, vrf, .. } = self.nodes[in_charge[proposer]].clone();
         let keys = ProposerKeys { consensus, vrf };
         self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
@@ -208,8 +227,16 @@ impl TestChain {
     }
 
     pub(crate) fn decide(&mut self, block: &Block) -> Result<(), Refused> {
-        let decided =
-            DecidedBlock { block: codec::encode(block), certificate: self.certify(block) };
+        self.decide_with(block, self.certify(block))
+    }
+
+    /// Decides a block with a given certificate.
+    pub(crate) fn decide_with(
+        &mut self,
+        block: &Block,
+        certificate: CommitCertificate,
+    ) -> Result<(), Refused> {
+        let decided = DecidedBlock { block: codec::encode(block), certificate };
         let decision = self.host.decide(&self.state, decided.clone(), block)?;
         self.state.apply(&decision.changes);
         self.host.committed(&decision, root(&self.state), &self.state);
@@ -226,11 +253,12 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::of(genesis.clone());
-    assert_eq!(chain.nodes.len(), usize::from(count));
+    let mut chain = TestChain::with(genesis.clone(), count);
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
-        chain.decide(&block).expect("a block that was valid once");
+        chain
+            .decide_with(&block, decided.certificate.clone())
+            .expect("a block that was valid once");
     }
     root(&chain.state)
 }

@@ -5,20 +5,16 @@ use crate::ids::AccountId;
 use crate::ledger::entries::StakeLock;
 use crate::ledger::state::State;
 
-/// Stake with which an account votes.
+/// Stake with which an account votes: all that it has put on nodes.
 pub fn voting_stake(state: &State<'_>, account: &AccountId) -> Credits {
-    sum(state.nodes().iter().filter(|n| n.account == *account).map(|n| n.stake))
+    state.bonded(account)
 }
 
-/// All stake that could vote.
+/// All stake that could vote. There are fewer credits than the sum could overflow with: stakes
+/// are part of the supply.
 pub fn total_stake(state: &State<'_>) -> Credits {
-    sum(state.nodes().iter().map(|n| n.stake))
-}
-
-/// There are fewer credits than a sum could overflow with: stakes are part of the supply.
-fn sum(stakes: impl Iterator<Item = Credits>) -> Credits {
-    let micro = stakes.fold(0_u64, |sum, stake| sum.saturating_add(stake.micro()));
-    Credits::from_micro(micro)
+    let stakes = state.nodes().into_iter().map(|n| n.stake.micro());
+    Credits::from_micro(stakes.fold(0, u64::saturating_add))
 }
 
 /// Until when the stake of an account may not be unbonded or moved to another node; none if it
