@@ -71,6 +71,20 @@ pub enum Evidence {
     },
 }
 
+impl Evidence {
+    /// Of two votes, in the order in which evidence has to name them.
+    pub fn double_vote(a: (Vote, Signature), b: (Vote, Signature)) -> Self {
+        let (first, second) = if a.0.block <= b.0.block { (a, b) } else { (b, a) };
+        Self::DoubleVote { first, second }
+    }
+
+    /// Of two proposals, in the order in which evidence has to name them.
+    pub fn double_proposal(a: (Proposal, Signature), b: (Proposal, Signature)) -> Self {
+        let (first, second) = if a.0.block <= b.0.block { (a, b) } else { (b, a) };
+        Self::DoubleProposal { first, second }
+    }
+}
+
 /// A block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {

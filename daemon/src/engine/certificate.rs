@@ -52,13 +52,17 @@ pub(crate) fn to_extended(
 /// Double votes as evidence. Double proposals have no evidence type in the protocol: a second
 /// proposal costs a validator at most a round, its votes are what can break safety.
 pub(crate) fn to_evidence(found: MisbehaviorEvidence<AyniContext>) -> Vec<Evidence> {
-    found
-        .votes
-        .into_iter()
-        .flat_map(|(_, pairs)| pairs)
-        .map(|(first, second)| Evidence::DoubleVote {
-            first: (*first.message.inner(), first.signature.0),
-            second: (*second.message.inner(), second.signature.0),
-        })
-        .collect()
+    let votes = found.votes.into_iter().flat_map(|(_, pairs)| pairs).map(|(a, b)| {
+        Evidence::double_vote(
+            (*a.message.inner(), a.signature.0),
+            (*b.message.inner(), b.signature.0),
+        )
+    });
+    let proposals = found.proposals.iter().flat_map(|(_, pairs)| pairs).map(|(a, b)| {
+        Evidence::double_proposal(
+            (*a.message.inner(), a.signature.0),
+            (*b.message.inner(), b.signature.0),
+        )
+    });
+    votes.chain(proposals).collect()
 }

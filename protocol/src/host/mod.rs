@@ -238,7 +238,8 @@ impl Host {
     /// Keeps evidence for the next block that we build, unless it proves nothing.
     pub fn add_evidence(&mut self, state: &dyn StateReader, evidence: Evidence) {
         let useful = ledger::check_evidence(state, &self.chain, &evidence).is_ok();
-        if useful && self.evidence.len() < limits::VALIDATORS_MAX {
+        let is_new = !self.evidence.contains(&evidence);
+        if useful && is_new && self.evidence.len() < limits::VALIDATORS_MAX {
             self.evidence.push(evidence);
         }
     }
