@@ -23,6 +23,13 @@
 //! | `GET /v1/credits/accounts` | | [`Accounts`] |
 //! | `POST /v1/credits/send` | [`SendRequest`] | [`TransactionReceipt`] |
 //! | `GET /v1/credits/history` | [`HistoryQuery`] | [`HistoryPage`] |
+//! | `POST /v1/credits/stake` | [`StakeRequest`] | [`TransactionReceipt`] |
+//! | `GET /v1/credits/stakes` | [`StakesQuery`] | [`Stakes`] |
+//! | `GET /v1/credits/proof` | [`ProofQuery`] | [`BalanceProof`] |
+//! | `POST /v1/governance/proposals` | [`ProposeRequest`] | [`Proposed`] |
+//! | `GET /v1/governance/proposals` | [`ProposalsQuery`] | [`Proposals`] |
+//! | `GET /v1/governance/proposals/{id}` | [`ProposalQuery`] | [`ProposalDetail`] |
+//! | `POST /v1/governance/ballots` | [`BallotRequest`] | [`TransactionReceipt`] |
 //! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
 //! | `GET /v1/data` | | [`DataList`] |
 //! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
@@ -49,14 +56,17 @@ mod chain;
 mod credits;
 mod data;
 mod error;
+mod governance;
 mod jobs;
 mod models;
 mod node;
+mod proof;
+mod staking;
 mod training;
 
 pub use chain::{
     Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,
-    ChainParameters, EvidenceSummary, Inclusion, ParameterSummary, TransactionDetail,
+    ChainParameters, EvidenceSummary, Inclusion, ParameterSummary, RulesAhead, TransactionDetail,
     TransactionSummary, ValidatorState, ValidatorSummary, Validators, ValidatorsQuery,
 };
 pub use credits::{
@@ -68,6 +78,10 @@ pub use data::{
     BlobReceipt, DataList, DatasetSummary, PrivateRequest, PrivateSummary, PublishRequest,
 };
 pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use governance::{
+    Ballot, BallotRequest, Needs, Proposal, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, Tally,
+};
 pub use jobs::{JobId, JobKind, JobProgress, JobResult, JobStarted, JobState, JobStatus};
 pub use models::{
     CreateModelRequest, EvaluateRequest, GenerateDone, GenerateEvent, GenerateRequest, HeadChoice,
@@ -77,6 +91,8 @@ pub use node::{
     Direction, JoinStringReply, NodeEvent, Peer, Peers, Role, Status, Stopping, WorkerState,
     WorkerStatus,
 };
+pub use proof::{BalanceProof, ProofQuery, TrustedBy, TrustedPoint, TrustedPointError};
+pub use staking::{Delegation, StakeRequest, Stakes, StakesQuery, Unbonding};
 pub use training::{
     Contribution, Contributions, DutyKind, DutyStatus, OpenRoundsRequest, PanelReview,
     ReviewsQuery, Round, RoundPhase, Rounds, RoundsOpened, RoundsQuery, TrainJoinRequest,

@@ -254,7 +254,9 @@ fn damaged(what: &str) -> HistoryError {
 }
 
 /// sled may panic on damaged files; an index for people must not end the node.
-fn contained<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, HistoryError> {
+pub(crate) fn contained<T>(
+    work: impl FnOnce() -> Result<T, sled::Error>,
+) -> Result<T, HistoryError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| HistoryError::Damaged(error.to_string())),
         Err(_) => Err(damaged("reading it panicked")),

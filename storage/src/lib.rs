@@ -12,6 +12,7 @@
 //! | [`signer_guard`] | what was signed | as above, and nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
 //! | [`history`] | where transactions are (sled) | removed and made anew from the log |
+//! | [`validator_sets`] | validators of the past (sled) | what is damaged is forgotten |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
 //!
 //! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
@@ -31,6 +32,7 @@ pub mod record;
 pub mod signer_guard;
 pub mod state;
 mod tree;
+pub mod validator_sets;
 
 pub use blobs::{BlobError, BlobStore, PartialBlob, ServedBlob};
 pub use block_log::{BlockLog, Tip};
@@ -42,3 +44,4 @@ pub use proposal_log::{Insertion, ProposalLog};
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
 pub use state::{LedgerState, StateStore, StateView};
 pub use tree::{TreeError, empty_root};
+pub use validator_sets::ValidatorSets;

@@ -1,12 +1,14 @@
-//! The operations of the ledger: the chain and credits.
+//! The operations of the ledger: the chain, credits, governance.
 
 use bytes::Bytes;
 use protocol::api::{
-    Accounts, Audit, Balance, BlockDetail, BlockRef, Blocks, BlocksQuery, ChainParameters,
-    HistoryPage, HistoryQuery, SendRequest, TransactionDetail, TransactionReceipt, Validators,
-    ValidatorsQuery,
+    Accounts, Audit, Balance, BalanceProof, BallotRequest, BlockDetail, BlockRef, Blocks,
+    BlocksQuery, ChainParameters, HistoryPage, HistoryQuery, ProofQuery, ProposalDetail,
+    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, SendRequest, StakeRequest,
+    Stakes, StakesQuery, TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, TransactionHash};
+use protocol::transaction::ProposalId;
 
 use super::Client;
 use super::methods::{Answer, query, text};
@@ -71,5 +73,51 @@ impl Client {
             ("limit", text(page.limit)),
         ];
         self.get(&query("/v1/credits/history", &parameters)).await
+    }
+
+    /// Stakes, unstakes, claims; returns when it is final.
+    pub async fn stake(&self, request: &StakeRequest) -> Answer<TransactionReceipt> {
+        self.post("/v1/credits/stake", request).await
+    }
+
+    /// What an account has at stake.
+    pub async fn stakes(&self, of: StakesQuery) -> Answer<Stakes> {
+        self.get(&query("/v1/credits/stakes", &[("account", text(of.account))])).await
+    }
+
+    /// A proof of a balance; returns when the block that commits it is final.
+    pub async fn proof(&self, of: ProofQuery) -> Answer<BalanceProof> {
+        let parameters = [
+            ("account", text(of.account)),
+            ("trusted_height", text(of.trusted_height)),
+            ("trusted_hash", text(of.trusted_hash)),
+        ];
+        self.get(&query("/v1/credits/proof", &parameters)).await
+    }
+
+    /// Opens a vote; returns when it is final.
+    pub async fn propose(&self, request: &ProposeRequest) -> Answer<Proposed> {
+        self.post("/v1/governance/proposals", request).await
+    }
+
+    /// Votes; returns when it is final.
+    pub async fn ballot(&self, request: &BallotRequest) -> Answer<TransactionReceipt> {
+        self.post("/v1/governance/ballots", request).await
+    }
+
+    /// Proposals, newest first.
+    pub async fn proposals(&self, page: ProposalsQuery) -> Answer<Proposals> {
+        let parameters = [
+            ("all", text(page.all.then_some(true))),
+            ("before", text(page.before)),
+            ("limit", text(page.limit)),
+        ];
+        self.get(&query("/v1/governance/proposals", &parameters)).await
+    }
+
+    /// One proposal and a page of its ballots.
+    pub async fn proposal(&self, id: ProposalId, page: ProposalQuery) -> Answer<ProposalDetail> {
+        let parameters = [("skip", text(page.skip)), ("limit", text(page.limit))];
+        self.get(&query(&format!("/v1/governance/proposals/{id}"), &parameters)).await
     }
 }

@@ -10,15 +10,18 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GenerateDone, GenerateRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef, Models,
-    NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest,
-    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
+    HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
+    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, TrainJoinRequest,
     TrainStatus, TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
+use protocol::transaction::ProposalId;
 use tokio::sync::mpsc;
 
 use super::Jobs;
@@ -86,6 +89,31 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `GET /v1/credits/history`: of `account`, or of the node's own.
     async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError>;
+
+    /// `POST /v1/credits/stake`: returns when it is in a final block.
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/credits/stakes`: of `account`, or of the node's own.
+    async fn stakes(&self, query: StakesQuery) -> Result<Stakes, ApiError>;
+
+    /// `GET /v1/credits/proof`: returns when the block is final that commits what is proven.
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError>;
+
+    /// `POST /v1/governance/proposals`: returns when it is in a final block.
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError>;
+
+    /// `POST /v1/governance/ballots`: returns when it is in a final block.
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/governance/proposals`.
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError>;
+
+    /// `GET /v1/governance/proposals/{id}`.
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError>;
 
     /// `POST /v1/blobs`: stores and pins the bytes.
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError>;

@@ -155,6 +155,12 @@ fn ledger_routes<B: Backend>() -> Router<Arc<Shared<B>>> {
         .route("/v1/credits/accounts", get(h::accounts::<B>))
         .route("/v1/credits/send", post(h::send::<B>))
         .route("/v1/credits/history", get(h::history::<B>))
+        .route("/v1/credits/stake", post(h::stake::<B>))
+        .route("/v1/credits/stakes", get(h::stakes::<B>))
+        .route("/v1/credits/proof", get(h::proof::<B>))
+        .route("/v1/governance/proposals", get(h::proposals::<B>).post(h::propose::<B>))
+        .route("/v1/governance/proposals/{id}", get(h::proposal::<B>))
+        .route("/v1/governance/ballots", post(h::ballot::<B>))
 }
 
 /// Around every request: rights, the deadline, faults, the log.

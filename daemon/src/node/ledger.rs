@@ -21,9 +21,12 @@ use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
+use protocol::proof::StateProof;
 use protocol::transaction::VerifiedTransaction;
 use storage::ledger::{ReplayCause, StateDamage};
-use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
+use storage::{
+    LedgerStore, Replay, SignerGuard, StateRecovery, StateView, TreeError, ValidatorSets,
+};
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
@@ -58,11 +61,15 @@ pub struct Ledger {
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
     base_fees: Mutex<BaseFees>,
+    sets: ValidatorSets,
     lost_until: Option<Height>,
 }
 
 /// What a byte of a transaction cost at the last heights: the history keeps it for people.
 type BaseFees = BTreeMap<Height, Credits>;
+
+/// A value of the state and the path that proves it.
+pub type Proven = Result<(Option<Vec<u8>>, StateProof), TreeError>;
 
 struct Inner {
     host: Host,
@@ -105,8 +112,12 @@ impl Ledger {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
-        let mut base_fees = BaseFees::new();
-        let host = replay(&mut store, genesis, &mut base_fees)?;
+        let sets = ValidatorSets::open(&dir.join("validators"))
+            .context("cannot open the validators of the past")?;
+        remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
+        let mut past = Past { base_fees: BaseFees::new(), sets: &sets };
+        let host = replay(&mut store, genesis, &mut past)?;
+        let base_fees = past.base_fees;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
             Some(decided) => decode_block(&decided)?.header.time,
@@ -125,6 +136,7 @@ impl Ledger {
             applied,
             included: Mutex::default(),
             base_fees: Mutex::new(base_fees),
+            sets,
             lost_until: lost_until(&opened.recovery.state),
             inner: Mutex::new(Inner { host, store }),
         }))
@@ -295,6 +307,7 @@ impl Ledger {
         let mut fees = self.base_fees.lock().unwrap_or_else(PoisonError::into_inner);
         remember_base_fee(&mut fees, decision.height, base_fee);
         drop(fees);
+        remember_set(&self.sets, inner.host.next_validators());
         self.applied.send_replace(Applied {
             height: decision.height,
             block: decision.block,
@@ -351,6 +364,28 @@ impl Ledger {
         }
     }
 
+    /// Validators of a height, also of the past, if this node has seen them.
+    pub fn past_validators(&self, height: Height) -> Option<ValidatorSet> {
+        if let Some(set) = self.validators(height) {
+            return Some(set);
+        }
+        // The set of the genesis has the first two heights; each other is named one block before.
+        let before = height.minus(1).max(Height::new(1));
+        let block = decode_block(&self.decided(before)?).ok()?;
+        match self.sets.get(&block.header.next_validators) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "the validators of the past cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Reads the state, and what it says about a key with the path that proves it.
+    pub fn prove<T>(&self, key: &[u8], f: impl FnOnce(&View<'_>) -> T) -> (T, Proven) {
+        self.view.read(|snapshot| (f(&View::new(snapshot)), snapshot.prove(key)))
+    }
+
     /// Decided blocks from `start` on, within bounds, but one at least if there is one.
     pub fn decided_range(
         &self,
@@ -403,12 +438,21 @@ fn remember_base_fee(fees: &mut BaseFees, height: Height, fee: Credits) {
     }
 }
 
+/// Keeps a validator set for proofs; the node works without.
+fn remember_set(sets: &ValidatorSets, set: &ValidatorSet) {
+    if let Err(error) = sets.remember(set) {
+        tracing::error!(%error, "a validator set is not kept: proofs may be missing it one day");
+    }
+}
+
+/// What the state forgets and people ask for.
+struct Past<'a> {
+    base_fees: BaseFees,
+    sets: &'a ValidatorSets,
+}
+
 /// Brings the state up to the block log and makes the host that stands there.
-fn replay(
-    store: &mut LedgerStore,
-    genesis: &Genesis,
-    base_fees: &mut BaseFees,
-) -> anyhow::Result<Host> {
+fn replay(store: &mut LedgerStore, genesis: &Genesis, past: &mut Past<'_>) -> anyhow::Result<Host> {
     let genesis_state = genesis.build().context("the genesis is not valid")?;
     let mut host: Option<Host> = None;
     let mut replayed = 0_u64;
@@ -426,13 +470,14 @@ fn replay(
                 let block = decode_block(&decided)?;
                 let height = at.height();
                 let base_fee = view.read(|state| State::new(state).clock().base_fee);
-                remember_base_fee(base_fees, height, base_fee);
+                remember_base_fee(&mut past.base_fees, height, base_fee);
                 let decision = view
                     .read(|state| at.decide(state, *decided, &block))
                     .with_context(|| format!("block {height} of the log does not replay"))?;
                 let root =
                     store.commit_replayed(&decision.changes).context("cannot replay a block")?;
                 view.read(|state| at.committed(&decision, root, state));
+                remember_set(past.sets, at.next_validators());
                 replayed += 1;
                 host = Some(at);
             }
@@ -441,10 +486,13 @@ fn replay(
     if replayed > 0 {
         tracing::info!(blocks = replayed, "replayed the block log");
     }
-    match host {
-        Some(host) => Ok(host),
-        None => host_at_state(store, genesis),
-    }
+    let host = match host {
+        Some(host) => host,
+        None => host_at_state(store, genesis)?,
+    };
+    remember_set(past.sets, host.validators());
+    remember_set(past.sets, host.next_validators());
+    Ok(host)
 }
 
 fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {

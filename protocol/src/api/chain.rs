@@ -155,7 +155,7 @@ pub struct BlockSigner {
 /// Proof of misbehaviour, at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceSummary {
-    /// What was done: `double_vote`.
+    /// What was done: `double_vote`, `double_proposal`.
     pub kind: String,
     /// Who did it.
     pub validator: ValidatorId,
@@ -163,7 +163,7 @@ pub struct EvidenceSummary {
     pub height: Height,
     /// In which round.
     pub round: u32,
-    /// With which kind of vote: `prevote`, `precommit`.
+    /// With which kind of vote: `prevote`, `precommit`, `proposal`.
     pub vote: String,
 }
 
@@ -288,12 +288,23 @@ pub struct ValidatorSummary {
 pub struct ChainParameters {
     /// Block after which they hold.
     pub height: Height,
-    /// Version of the rules.
+    /// Version of the rules of the next block.
     pub rules_version: u32,
+    /// A version that was voted for and waits for its height.
+    pub rules_ahead: Option<RulesAhead>,
     /// What a byte of a transaction costs in the next block.
     pub base_fee_per_byte_micro: Credits,
     /// The governed numbers.
     pub parameters: Vec<ParameterSummary>,
+}
+
+/// A version of the rules that was voted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesAhead {
+    /// The version.
+    pub version: u32,
+    /// The first height that it applies to.
+    pub height: Height,
 }
 
 /// A governed number.

@@ -3,11 +3,14 @@
 use std::fs;
 
 use ayni_storage::Tip;
+use ayni_storage::ValidatorSets;
 use ayni_storage::history::{
     History, HistoryError, IndexedBlock, IndexedTransaction, PAGE_MAX, Position,
 };
-use protocol::amount::{Credits, Height};
+use protocol::amount::{Credits, Height, VotingPower};
+use protocol::consensus::{Validator, ValidatorSet};
 use protocol::ids::{AccountId, BlockHash, TransactionHash};
+use protocol::keys::SecretKey;
 
 const ANNA: AccountId = AccountId::from_bytes([1; 32]);
 /// Next to Anna in the order of keys.
@@ -109,4 +112,30 @@ fn another_schema_or_damage_means_a_new_index() {
     let (history, _) = History::open(&path).unwrap();
     assert!(history.tip().unwrap().is_none(), "nothing is claimed that is not there");
     history.add(&[block(1)]).unwrap();
+}
+
+#[test]
+fn validator_sets_are_kept_and_checked_when_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = |seed: u8| {
+        let key = SecretKey::from_seed(&[seed; 32]).public();
+        ValidatorSet::new(vec![Validator { key, power: VotingPower::new(seed.into()) }]).unwrap()
+    };
+    let sets = ValidatorSets::open(dir.path()).unwrap();
+    for seed in [1, 1, 2, 1] {
+        sets.remember(&set(seed)).unwrap();
+    }
+    drop(sets);
+    let sets = ValidatorSets::open(dir.path()).unwrap();
+    assert_eq!(sets.get(&set(1).hash()).unwrap(), Some(set(1)));
+    assert_eq!(sets.get(&set(3).hash()).unwrap(), None);
+    drop(sets);
+    {
+        let db = sled::open(dir.path()).unwrap();
+        let other = db.get(set(2).hash().as_bytes()).unwrap().unwrap();
+        db.insert(set(1).hash().as_bytes(), other).unwrap();
+        db.flush().unwrap();
+    }
+    let sets = ValidatorSets::open(dir.path()).unwrap();
+    assert_eq!(sets.get(&set(1).hash()).unwrap(), None, "a false set is none");
 }

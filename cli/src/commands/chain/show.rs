@@ -229,7 +229,12 @@ pub(super) fn parameters(chain: &ChainParameters) -> String {
     });
     let facts = [
         ("after block", chain.height.to_string()),
-        ("rules version", chain.rules_version.to_string()),
+        ("rules version", {
+            let ahead = chain
+                .rules_ahead
+                .map(|ahead| format!("; version {} from block {} on", ahead.version, ahead.height));
+            format!("{}{}", chain.rules_version, ahead.unwrap_or_default())
+        }),
         ("base fee now", format!("{} a byte", format_credits(chain.base_fee_per_byte_micro))),
     ];
     let head = ["PARAMETER", "VALUE", "THAT IS", "RANGE", "ABOUT"];

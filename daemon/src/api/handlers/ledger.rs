@@ -1,11 +1,12 @@
-//! Routes of the ledger: the chain and credits.
+//! Routes of the ledger: the chain, credits, governance.
 
 use axum::extract::State;
 use axum::response::Response;
 use protocol::api::{
-    Accounts, Audit, Balance, BalanceQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, HistoryPage, HistoryQuery, SendRequest, TransactionDetail, TransactionReceipt,
-    Validators, ValidatorsQuery,
+    Accounts, Audit, Balance, BalanceProof, BalanceQuery, BallotRequest, BlockDetail, BlockRef,
+    Blocks, BlocksQuery, ChainParameters, HistoryPage, HistoryQuery, ProofQuery, ProposalDetail,
+    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, SendRequest, StakeRequest,
+    Stakes, StakesQuery, TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
 use protocol::ids::TransactionHash;
 
@@ -76,4 +77,54 @@ pub(in crate::api) async fn history<B: Backend>(
     Params(query): Params<HistoryQuery>,
 ) -> Reply<HistoryPage> {
     reply(node.backend.history(query).await?)
+}
+
+pub(in crate::api) async fn stake<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<StakeRequest>,
+) -> Reply<TransactionReceipt> {
+    reply(node.backend.act_on_stake(request).await?)
+}
+
+pub(in crate::api) async fn stakes<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<StakesQuery>,
+) -> Reply<Stakes> {
+    reply(node.backend.stakes(query).await?)
+}
+
+pub(in crate::api) async fn proof<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<ProofQuery>,
+) -> Reply<BalanceProof> {
+    reply(node.backend.proof(query).await?)
+}
+
+pub(in crate::api) async fn propose<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<ProposeRequest>,
+) -> Reply<Proposed> {
+    reply(node.backend.propose(request).await?)
+}
+
+pub(in crate::api) async fn ballot<B: Backend>(
+    State(node): Node<B>,
+    Body(request): Body<BallotRequest>,
+) -> Reply<TransactionReceipt> {
+    reply(node.backend.ballot(request).await?)
+}
+
+pub(in crate::api) async fn proposals<B: Backend>(
+    State(node): Node<B>,
+    Params(query): Params<ProposalsQuery>,
+) -> Reply<Proposals> {
+    reply(node.backend.proposals(query).await?)
+}
+
+pub(in crate::api) async fn proposal<B: Backend>(
+    State(node): Node<B>,
+    Segment(id): Segment<u64>,
+    Params(query): Params<ProposalQuery>,
+) -> Reply<ProposalDetail> {
+    reply(node.backend.proposal(id, query).await?)
 }

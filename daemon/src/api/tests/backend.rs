@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GenerateDone, GenerateRequest, HistoryPage, HistoryQuery, JobId, JobKind, JobResult, Model,
-    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary,
-    PublishRequest, ReviewsQuery, Role, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
+    HistoryQuery, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest,
+    Peers, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Role, Rounds,
+    RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
     TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, Validators,
     ValidatorsQuery, WorkerState, WorkerStatus,
 };
@@ -20,7 +22,7 @@ use protocol::ids::{
 };
 use protocol::join::JoinString;
 use protocol::ledger::parameters::LedgerParameters;
-use protocol::transaction::Capabilities;
+use protocol::transaction::{Capabilities, ProposalId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -170,6 +172,7 @@ impl Backend for Sample {
         Ok(ChainParameters {
             height: Height::new(3),
             rules_version: 1,
+            rules_ahead: None,
             base_fee_per_byte_micro: Credits::from_micro(10),
             parameters: list.into_iter().map(Into::into).collect(),
         })
@@ -211,6 +214,44 @@ impl Backend for Sample {
         Err(ApiError::insufficient_funds("the account has nothing")
             .with_hint("earn some")
             .with_rejection("insufficient_funds"))
+    }
+
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError> {
+        self.note(format!("{request:?}"));
+        Err(ApiError::conflict("too early").with_rejection("too_early"))
+    }
+
+    async fn stakes(&self, _: StakesQuery) -> Result<Stakes, ApiError> {
+        absent()
+    }
+
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError> {
+        self.note(format!("proof from {:?}", query.trusted_height));
+        absent()
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError> {
+        self.note(format!("{} {:?}", request.title, request.change));
+        absent()
+    }
+
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError> {
+        self.note(format!("{} {:?}", request.proposal, request.choice));
+        absent()
+    }
+
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError> {
+        self.note(format!("proposals {} {}", query.all, query.limit()));
+        absent()
+    }
+
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError> {
+        self.note(format!("proposal {id} {:?} {}", query.skip, query.limit()));
+        absent()
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {

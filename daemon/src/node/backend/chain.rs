@@ -5,21 +5,19 @@ use std::sync::Arc;
 use protocol::amount::{Credits, Height};
 use protocol::api::{
     ApiError, BlockDetail, BlockRef, BlockSigner, BlockSummary, Blocks, BlocksQuery,
-    ChainParameters, EvidenceSummary, Inclusion, TransactionDetail, TransactionSummary,
-    ValidatorState, ValidatorSummary, Validators, ValidatorsQuery,
+    ChainParameters, EvidenceSummary, Inclusion, RulesAhead, TransactionDetail, TransactionSummary,
+    Validators, ValidatorsQuery,
 };
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
-use protocol::consensus::{Validator, ValidatorSet, VoteKind};
+use protocol::consensus::{Proposal, VoteKind};
 use protocol::ids::TransactionHash;
-use protocol::ledger::entries::Node as LedgerNode;
 use protocol::ledger::fees;
-use protocol::ledger::genesis::RULES_VERSION;
 use protocol::ledger::state::View;
 use protocol::transaction::{SignedTransaction, Transaction};
 use storage::history::Position;
 
-use super::NodeBackend;
+use super::{NodeBackend, validators};
 use crate::node::Node;
 use crate::node::ledger::decode_block;
 
@@ -201,16 +199,21 @@ impl NodeBackend {
                     )));
                 }
             };
-            Ok(validators(view, height, &set))
+            Ok(validators::show(view, height, &set))
         })
     }
 
     pub(super) fn list_parameters(&self) -> ChainParameters {
         self.node.ledger.read(|view| {
-            let clock = view.clock();
+            let (clock, rules) = (view.clock(), view.rules());
+            let next = clock.height.plus(1);
             ChainParameters {
                 height: clock.height,
-                rules_version: RULES_VERSION,
+                rules_version: rules.version_at(next),
+                rules_ahead: rules
+                    .next
+                    .filter(|change| change.height > next)
+                    .map(|change| RulesAhead { version: change.version, height: change.height }),
                 base_fee_per_byte_micro: clock.base_fee,
                 parameters: view.parameters().list().into_iter().map(Into::into).collect(),
             }
@@ -290,51 +293,18 @@ fn transaction(signed: &SignedTransaction, base_fee: Option<Credits>) -> Transac
 }
 
 fn evidence(evidence: &Evidence) -> EvidenceSummary {
-    match evidence {
-        Evidence::DoubleVote { first: (vote, _), .. } => EvidenceSummary {
-            kind: "double_vote".to_owned(),
-            validator: vote.validator,
-            height: vote.height,
-            round: vote.round,
-            vote: match vote.kind {
+    let (kind, validator, height, round, vote) = match evidence {
+        Evidence::DoubleVote { first: (vote, _), .. } => {
+            let kind = match vote.kind {
                 VoteKind::Prevote => "prevote",
                 VoteKind::Precommit => "precommit",
-            }
-            .to_owned(),
-        },
-    }
-}
-
-fn validators(view: &View<'_>, height: Height, set: &ValidatorSet) -> Validators {
-    let total = set.total_power();
-    let show = |validator: &Validator, node: Option<&LedgerNode>| {
-        let power = Credits::from_micro(protocol::amount::PPM);
-        let share = power.scaled(validator.power.get(), total).micro();
-        ValidatorSummary {
-            validator: validator.key.validator_id(),
-            node: node.map(|n| n.keys.node.node_id()),
-            account: node.map(|n| n.account),
-            power: validator.power,
-            share_ppm: u32::try_from(share).unwrap_or(u32::MAX),
-            stake_micro: node.map_or(Credits::ZERO, |n| n.stake),
-            commission_ppm: 0,
-            signed_blocks: 0,
-            missed_blocks: 0,
-            state: ValidatorState::Active,
-            jailed_until_ms: None,
+            };
+            ("double_vote", vote.validator, vote.height, vote.round, kind)
+        }
+        Evidence::DoubleProposal { first: (proposal, _), .. } => {
+            let Proposal { proposer, height, round, .. } = *proposal;
+            ("double_proposal", proposer, height, round, "proposal")
         }
     };
-    let mut validators: Vec<_> = set
-        .as_slice()
-        .iter()
-        .map(|v| show(v, view.node_of_validator(&v.key.validator_id()).as_ref()))
-        .collect();
-    validators.sort_by_key(|v| std::cmp::Reverse(v.power));
-    Validators {
-        height,
-        hash: set.hash(),
-        total_power: protocol::amount::VotingPower::new(total),
-        window_blocks: view.parameters().absence_window_blocks,
-        validators,
-    }
+    EvidenceSummary { kind: kind.to_owned(), validator, height, round, vote: vote.to_owned() }
 }

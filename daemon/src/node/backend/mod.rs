@@ -2,9 +2,13 @@
 
 mod chain;
 mod data;
+mod governance;
 mod history;
 mod models;
 mod node;
+mod proof;
+mod staking;
+mod validators;
 mod view;
 
 use std::sync::Arc;
@@ -14,16 +18,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::Credits;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GenerateRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent,
-    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds,
-    RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateRequest, HistoryPage, HistoryQuery,
+    JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
+    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
+    ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery,
+    SendRequest, StakeRequest, Stakes, StakesQuery, Status, TrainJoinRequest, TrainStatus,
     TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
-use protocol::transaction::Payload;
+use protocol::transaction::{Payload, ProposalId};
 use tokio::sync::mpsc;
 
 pub use view::round_events;
@@ -145,6 +151,38 @@ impl Backend for NodeBackend {
         self.list_history(query).await
     }
 
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError> {
+        self.change_stake(request).await
+    }
+
+    async fn stakes(&self, query: StakesQuery) -> Result<Stakes, ApiError> {
+        Ok(self.list_stakes(query).await)
+    }
+
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError> {
+        self.prove_balance(query).await
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError> {
+        self.make_proposal(request).await
+    }
+
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError> {
+        self.cast_ballot(request).await
+    }
+
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError> {
+        Ok(self.list_proposals(query).await)
+    }
+
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError> {
+        self.show_proposal(id, query).await
+    }
+
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
         self.keep_blob(bytes).await
     }
@@ -217,7 +255,7 @@ impl Backend for NodeBackend {
 
     async fn train_join(&self, request: TrainJoinRequest) -> Result<TrainStatus, ApiError> {
         let model = self.find_model(&request.model)?.spec.id();
-        self.ensure_registered().await?;
+        self.ensure_registered(Credits::ZERO).await?;
         let node = Arc::clone(&self.node);
         remembered(tokio::task::spawn_blocking(move || node.training.join(model)).await)?;
         self.train_status().await

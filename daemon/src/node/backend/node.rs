@@ -150,8 +150,9 @@ impl NodeBackend {
         Peers { peers }
     }
 
-    /// Registers the node on the ledger, unless it is there: a newcomer's first step.
-    pub(super) async fn ensure_registered(&self) -> Result<(), ApiError> {
+    /// Registers the node on the ledger, unless it is there: a newcomer's first step. `keep` of the
+    /// balance is not put into the node's allowance.
+    pub(super) async fn ensure_registered(&self, keep: Credits) -> Result<(), ApiError> {
         let node = &self.node;
         let (known, balance) = node
             .ledger
@@ -160,6 +161,7 @@ impl NodeBackend {
             return Ok(());
         }
         let account = node.account();
+        let free = balance.checked_sub(keep).unwrap_or(Credits::ZERO);
         let prove = |key: &protocol::keys::SecretKey| {
             key.sign(Namespace::Possession, &node.chain, account.as_bytes())
         };
@@ -170,7 +172,7 @@ impl NodeBackend {
             vrf_proof: prove(&node.secrets.vrf),
             duty_proof: prove(&node.secrets.duty),
             capabilities: node.config.capabilities(),
-            allowance: balance.scaled(1, 2).min(ALLOWANCE_MAX),
+            allowance: free.scaled(1, 2).min(ALLOWANCE_MAX),
         }));
         self.transact(payload).await.map(|_| ()).map_err(|error| {
             let hint = format!("somebody can send credits to this node's account {account}");
