@@ -30,6 +30,8 @@
 //! | `GET /v1/governance/proposals` | [`ProposalsQuery`] | [`Proposals`] |
 //! | `GET /v1/governance/proposals/{id}` | [`ProposalQuery`] | [`ProposalDetail`] |
 //! | `POST /v1/governance/ballots` | [`BallotRequest`] | [`TransactionReceipt`] |
+//! | `POST /v1/transactions` | canonical [`SubmitTransactions`] | [`Submitted`] |
+//! | `GET /v1/transactions/{hash}` | | [`TransactionState`] |
 //! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
 //! | `GET /v1/data` | | [`DataList`] |
 //! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
@@ -63,6 +65,7 @@ mod node;
 mod proof;
 mod staking;
 mod training;
+mod transactions;
 
 pub use chain::{
     Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,
@@ -98,3 +101,4 @@ pub use training::{
     ReviewsQuery, Round, RoundPhase, Rounds, RoundsOpened, RoundsQuery, TrainJoinRequest,
     TrainStatus,
 };
+pub use transactions::{SubmitResult, SubmitTransactions, Submitted, TransactionState};

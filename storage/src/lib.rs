@@ -9,6 +9,7 @@
 //! | [`ledger`] | all of the ledger, opened together | says what must be replayed |
 //! | [`block_log`] | decided blocks: the truth | torn tail cut off; damage refused |
 //! | [`proposal_log`] | bodies of undecided blocks | as above |
+//! | [`mempool_log`] | acknowledged pending transactions | torn tail cut off; damage moved aside |
 //! | [`signer_guard`] | what was signed | as above, and nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
 //! | [`history`] | where transactions are (sled) | removed and made anew from the log |
@@ -27,6 +28,7 @@ pub mod integrity;
 pub mod ledger;
 pub mod lock;
 pub mod memory;
+pub mod mempool_log;
 pub mod proposal_log;
 pub mod record;
 pub mod signer_guard;
@@ -40,6 +42,7 @@ pub use durable::FileError;
 pub use history::{History, HistoryError};
 pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
+pub use mempool_log::{MempoolLog, MempoolLogError};
 pub use proposal_log::{Insertion, ProposalLog};
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
 pub use state::{LedgerState, StateStore, StateView};

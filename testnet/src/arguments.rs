@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench;
 use crate::corpus;
 use crate::evil_worker;
 
@@ -51,10 +52,23 @@ pub enum Command {
     Up(Network),
     /// A worker that poisons one round (started by the demo in place of `ayni-worker`).
     EvilWorker(evil_worker::Options),
+    /// Measure networks of real processes.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
     /// Put libtorch under `.libtorch/` and nothing else.
     Setup,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// How fast transfers become final, and at what cost.
+    Ledger(bench::ledger::Options),
 }
 
 /// The network to run.

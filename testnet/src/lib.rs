@@ -9,6 +9,7 @@
 
 pub mod arguments;
 pub mod baseline;
+pub mod bench;
 pub mod corpus;
 pub mod demo;
 pub mod evil_worker;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use ayni_testnet::arguments::{Arguments, Command, Network};
+use ayni_testnet::arguments::{Arguments, Bench, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{demo, evil_worker, setup, verify};
+use ayni_testnet::{bench, demo, evil_worker, setup, verify};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -23,6 +23,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo(network) => prepared(&network).and_then(|at| demo::run(&at, &network)),
         Command::Up(network) => prepared(&network).and_then(|at| demo::up(&at, &network)),
         Command::EvilWorker(options) => evil_worker::run(options),
+        Command::Bench { what: Bench::Ledger(options) } => {
+            bench::ledger::run(&Workspace::find()?, &options)
+        }
         Command::Verify => verify::run(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
         Command::Setup => setup::libtorch(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
     }

@@ -26,7 +26,7 @@ impl Client {
     }
 
     /// One transaction, final or pending.
-    pub async fn transaction(&self, hash: TransactionHash) -> Answer<TransactionDetail> {
+    pub async fn find_transaction(&self, hash: TransactionHash) -> Answer<TransactionDetail> {
         self.get(&format!("/v1/chain/tx/{hash}")).await
     }
 

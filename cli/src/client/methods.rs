@@ -6,9 +6,11 @@ use protocol::api::{
     EvaluateRequest, GenerateEvent, GenerateRequest, JobId, JobResult, JobStarted, JobState,
     JobStatus, JoinStringReply, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
     PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, Status, Stopping, TrainJoinRequest, TrainStatus,
+    RoundsQuery, Status, Stopping, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
+    TransactionState,
 };
-use protocol::ids::ContributionId;
+use protocol::codec;
+use protocol::ids::{ContributionId, TransactionHash};
 use protocol::join::JoinString;
 
 use super::{Client, ClientError, EventStream};
@@ -61,6 +63,16 @@ impl Client {
     /// What happens on the node from now on.
     pub async fn events(&self) -> Answer<EventStream<NodeEvent>> {
         self.follow("/v1/events").await
+    }
+
+    /// Submits signed transactions, each in its canonical bytes; says what became of each.
+    pub async fn submit(&self, request: &SubmitTransactions) -> Answer<Submitted> {
+        self.post_bytes("/v1/transactions", codec::encode(request).into()).await
+    }
+
+    /// Where a transaction stands, as the node knows.
+    pub async fn transaction(&self, hash: TransactionHash) -> Answer<TransactionState> {
+        self.get(&format!("/v1/transactions/{hash}")).await
     }
 
     /// Stores a blob on the node.

@@ -16,8 +16,9 @@ use protocol::api::{
     HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
     PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
     ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, TrainJoinRequest,
-    TrainStatus, TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
+    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt,
+    TransactionState, Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
@@ -64,7 +65,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError>;
 
     /// `GET /v1/chain/tx/{hash}`.
-    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError>;
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError>;
 
     /// `GET /v1/chain/validators`.
     async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError>;
@@ -114,6 +115,12 @@ pub trait Backend: Send + Sync + 'static {
         id: ProposalId,
         query: ProposalQuery,
     ) -> Result<ProposalDetail, ApiError>;
+
+    /// `POST /v1/transactions`: what is accepted is pending and on disk when this returns.
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError>;
+
+    /// `GET /v1/transactions/{hash}`.
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionState, ApiError>;
 
     /// `POST /v1/blobs`: stores and pins the bytes.
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError>;

@@ -115,6 +115,8 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .route("/v1/node/stop", post(h::stop::<B>))
         .route("/v1/events", get(h::events::<B>))
         .merge(ledger_routes())
+        .route("/v1/transactions", post(h::submit::<B>))
+        .route("/v1/transactions/{hash}", get(h::transaction::<B>))
         .route(
             "/v1/blobs",
             post(h::store_blob::<B>).layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX)),
@@ -146,7 +148,7 @@ fn ledger_routes<B: Backend>() -> Router<Arc<Shared<B>>> {
     Router::new()
         .route("/v1/chain/blocks", get(h::blocks::<B>))
         .route("/v1/chain/block/{block}", get(h::block::<B>))
-        .route("/v1/chain/tx/{hash}", get(h::transaction::<B>))
+        .route("/v1/chain/tx/{hash}", get(h::find_transaction::<B>))
         .route("/v1/chain/validators", get(h::validators::<B>))
         .route("/v1/chain/params", get(h::parameters::<B>))
         .route("/v1/chain/audit", get(h::audit::<B>))

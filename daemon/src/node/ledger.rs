@@ -30,7 +30,7 @@ use storage::{
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
-const INCLUDED_MAX: usize = 16_384;
+const INCLUDED_MAX: usize = 65_536;
 
 /// Heights whose base fee is remembered until the history has taken it over.
 const BASE_FEES_MAX: usize = 16_384;
@@ -202,13 +202,36 @@ impl Ledger {
         self.view.read(|snapshot| (snapshot.root(), protocol::ledger::audit::audit(snapshot)))
     }
 
-    /// Puts a transaction into the mempool.
-    pub fn submit(
+    /// Puts transactions into the mempool, in order, as one step.
+    pub fn submit_many(
         &self,
-        transaction: VerifiedTransaction,
-    ) -> Result<TransactionHash, MempoolError> {
+        transactions: Vec<VerifiedTransaction>,
+    ) -> Vec<Result<TransactionHash, MempoolError>> {
+        if transactions.is_empty() {
+            return Vec::new();
+        }
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.mempool.insert(&State::new(snapshot), transaction))
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let pool = &mut inner.host.mempool;
+            transactions.into_iter().map(|t| pool.insert(&state, t)).collect()
+        })
+    }
+
+    /// Which transactions wait in the mempool.
+    pub fn pending(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let inner = self.lock();
+        hashes.iter().map(|hash| inner.host.mempool.contains(hash)).collect()
+    }
+
+    /// Which transactions wait in the mempool or were applied not long ago.
+    pub fn known(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let mut known = self.pending(hashes);
+        let included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, hash) in known.iter_mut().zip(hashes) {
+            *known = *known || included.heights.contains_key(hash);
+        }
+        known
     }
 
     /// Makes a transaction with the next free nonce of (account, key) and puts it into the
@@ -338,7 +361,7 @@ impl Ledger {
     }
 
     /// A transaction that waits in the mempool.
-    pub fn pending(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
+    pub fn waiting(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
         self.lock().host.mempool.get(hash).cloned()
     }
 

@@ -14,7 +14,6 @@ use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
 use protocol::ledger::genesis::Genesis;
 use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +23,7 @@ use super::duties::{Duties, Training};
 use super::events::Events;
 use super::history::{self, Histories};
 use super::ledger::Ledger;
-use super::transactions::Transactions;
+use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home};
 use crate::api::{Jobs, Server, ServerOptions};
 use crate::blobs::BlobService;
@@ -283,9 +282,16 @@ async fn assemble(
     let note = root.data().join("joined.json");
     let training = tokio::task::spawn_blocking(move || Training::open(note)).await?;
     let account = secrets.account.public().account_id();
-    let arrivals = Arc::new(Notify::new());
+    let setup = transactions::Setup {
+        ledger: Arc::clone(&ledger),
+        network: network.clone(),
+        chain,
+        account,
+        dir: root.data(),
+    };
+    let (tasks, ends) = (tracker.clone(), token.clone());
     let transactions =
-        Transactions::new(Arc::clone(&ledger), network.clone(), chain, account, arrivals);
+        tokio::task::spawn_blocking(move || Transactions::open(setup, &tasks, &ends)).await??;
     Ok(Arc::new(Node {
         home: root,
         config,

@@ -50,7 +50,7 @@ async fn people_find_blocks_transactions_and_what_an_account_did() {
         [send(&node.client, 1).await, send(&node.client, 2).await, send(&node.client, 3).await];
 
     let last = receipts[2];
-    let found = node.client.transaction(last.transaction).await.expect("it is final");
+    let found = node.client.find_transaction(last.transaction).await.expect("it is final");
     let at = found.inclusion.expect("it is final");
     assert_eq!((at.height, found.kind.as_str()), (last.height, "transfer"));
     let fee = found.fee_micro.expect("the block is new");
@@ -60,7 +60,7 @@ async fn people_find_blocks_transactions_and_what_an_account_did() {
     assert_eq!(by_hash.expect("the same block"), by_height);
     assert_eq!(by_height.signers[0].account, Some(me));
     assert_eq!(by_height.transactions[0].fee_micro, Some(fee));
-    let unknown = node.client.transaction(TransactionHash::default()).await;
+    let unknown = node.client.find_transaction(TransactionHash::default()).await;
     assert_eq!(unknown.expect_err("nobody sent it").code(), Some(ErrorCode::NotFound));
     let unknown = node.client.block(BlockRef::Hash(BlockHash::default())).await;
     assert_eq!(unknown.expect_err("nobody made it").code(), Some(ErrorCode::NotFound));
@@ -86,7 +86,8 @@ async fn people_find_blocks_transactions_and_what_an_account_did() {
     fs::remove_dir_all(&index).expect("it was there");
     node.start().await;
     assert_eq!(page(&node.client, theirs, last.height).await.entries.len(), 3);
-    let again = node.client.transaction(receipts[0].transaction).await.expect("searched again");
+    let again =
+        node.client.find_transaction(receipts[0].transaction).await.expect("searched again");
     assert_eq!(again.inclusion.map(|at| at.height), Some(receipts[0].height));
     node.stop().await;
 }

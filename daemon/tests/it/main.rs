@@ -8,4 +8,5 @@ mod history;
 mod kills;
 mod ledger;
 mod node;
+mod pending;
 mod process;

@@ -8,6 +8,7 @@ mod crashes;
 mod guard;
 mod history;
 mod ledger;
+mod pending;
 mod proposals;
 mod races;
 mod state;

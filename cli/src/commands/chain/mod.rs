@@ -113,7 +113,7 @@ pub(crate) async fn run(context: &Context, command: ChainCommand) -> Result<(), 
             context.output.show(&block, || show::block(&block))
         }
         ChainCommand::Tx { hash } => {
-            let transaction = context.client()?.transaction(hash).await?;
+            let transaction = context.client()?.find_transaction(hash).await?;
             context.output.show(&transaction, || show::transaction(&transaction))
         }
         ChainCommand::Validators { height, watch } => {

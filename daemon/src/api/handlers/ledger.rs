@@ -28,11 +28,11 @@ pub(in crate::api) async fn block<B: Backend>(
     reply(node.backend.block(block).await?)
 }
 
-pub(in crate::api) async fn transaction<B: Backend>(
+pub(in crate::api) async fn find_transaction<B: Backend>(
     State(node): Node<B>,
     Segment(hash): Segment<TransactionHash>,
 ) -> Reply<TransactionDetail> {
-    reply(node.backend.transaction(hash).await?)
+    reply(node.backend.find_transaction(hash).await?)
 }
 
 pub(in crate::api) async fn validators<B: Backend>(

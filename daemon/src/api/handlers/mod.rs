@@ -11,10 +11,11 @@ use protocol::api::{
     ApiError, BlobReceipt, Contribution, Contributions, CreateModelRequest, DataList,
     EvaluateRequest, GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model,
     ModelRef, Models, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest,
-    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, TrainJoinRequest,
-    TrainStatus,
+    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
-use protocol::ids::ContributionId;
+use protocol::codec;
+use protocol::ids::{ContributionId, TransactionHash};
 use protocol::limits::{GENERATE_BYTES_MAX, PROMPT_BYTES_MAX};
 
 use super::access::Caller;
@@ -50,6 +51,22 @@ pub(super) async fn stop<B: Backend>(State(node): Node<B>) -> Reply<Stopping> {
 pub(super) async fn events<B: Backend>(State(node): Node<B>) -> Result<Response, Failure> {
     let receiver = node.backend.events().await?;
     Ok(stream::node_events(receiver, node.shutdown.clone()))
+}
+
+pub(super) async fn submit<B: Backend>(State(node): Node<B>, request: Request) -> Reply<Submitted> {
+    let bytes = body_bytes(request, &node).await?;
+    let request: SubmitTransactions = codec::decode(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the body is not a list of transactions: {error}"))
+            .with_hint("it is the canonical encoding of SubmitTransactions, see the interface")
+    })?;
+    reply(node.backend.submit(request).await?)
+}
+
+pub(super) async fn transaction<B: Backend>(
+    State(node): Node<B>,
+    Segment(hash): Segment<TransactionHash>,
+) -> Reply<TransactionState> {
+    reply(node.backend.transaction(hash).await?)
 }
 
 pub(super) async fn store_blob<B: Backend>(

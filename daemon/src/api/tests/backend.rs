@@ -13,8 +13,8 @@ use protocol::api::{
     Peers, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
     ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Role, Rounds,
     RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
-    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, Validators,
-    ValidatorsQuery, WorkerState, WorkerStatus,
+    SubmitResult, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, Validators, ValidatorsQuery, WorkerState, WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
@@ -157,7 +157,7 @@ impl Backend for Sample {
         absent()
     }
 
-    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
         self.note(format!("tx {hash}"));
         absent()
     }
@@ -208,6 +208,19 @@ impl Backend for Sample {
 
     async fn accounts(&self) -> Result<Accounts, ApiError> {
         absent()
+    }
+
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError> {
+        let accepted = SubmitResult {
+            code: SubmitResult::ACCEPTED.to_owned(),
+            transaction: None,
+            message: None,
+        };
+        Ok(Submitted { results: vec![accepted; request.transactions.len()] })
+    }
+
+    async fn transaction(&self, _: TransactionHash) -> Result<TransactionState, ApiError> {
+        Ok(TransactionState::Unknown)
     }
 
     async fn send(&self, _: SendRequest) -> Result<TransactionReceipt, ApiError> {

@@ -90,7 +90,7 @@ impl Node {
         if let Some(found) = self.search_recent(hash)? {
             return Ok(found);
         }
-        if let Some(waiting) = self.ledger.pending(hash) {
+        if let Some(waiting) = self.ledger.waiting(hash) {
             return Ok(describe(waiting.signed(), None, None));
         }
         let (searched, tip) = (self.history.searched(), self.ledger.applied().height);

@@ -24,8 +24,9 @@ use protocol::api::{
     JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
     PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
     ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery,
-    SendRequest, StakeRequest, Stakes, StakesQuery, Status, TrainJoinRequest, TrainStatus,
-    TransactionDetail, TransactionReceipt, Validators, ValidatorsQuery,
+    SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions, Submitted,
+    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, TransactionState,
+    Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
@@ -98,7 +99,7 @@ impl Backend for NodeBackend {
         self.show_block(block).await
     }
 
-    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
         self.show_transaction(hash).await
     }
 
@@ -181,6 +182,14 @@ impl Backend for NodeBackend {
         query: ProposalQuery,
     ) -> Result<ProposalDetail, ApiError> {
         self.show_proposal(id, query).await
+    }
+
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError> {
+        self.node.transactions.submit(request).await
+    }
+
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionState, ApiError> {
+        Ok(self.node.transactions.state(hash).await)
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {

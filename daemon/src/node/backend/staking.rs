@@ -96,7 +96,7 @@ fn delegation(view: &View<'_>, entry: &staking::Delegation) -> Delegation {
         amount_micro: view.delegated(entry),
         rewards_micro: claimable(&pool, entry),
         commission_micro: if is_owner { pool.owed_commission } else { Credits::ZERO },
-        commission_ppm: pool.commission.of_epoch(view.clock().epoch),
+        commission_ppm: pool.commission.of_epoch(view.stake_epoch()),
         commission_next_ppm: pool.commission.next_ppm,
         state: validators::state(&pool, has_power),
     }

@@ -63,7 +63,7 @@ fn summary(
         power: VotingPower::ZERO,
         share_ppm: 0,
         stake_micro: node.map_or(Credits::ZERO, |node| node.stake),
-        commission_ppm: pool.commission.of_epoch(view.clock().epoch),
+        commission_ppm: pool.commission.of_epoch(view.stake_epoch()),
         signed_blocks: row.map_or(0, |row| row.signed),
         missed_blocks: row.map_or(0, |row| row.missed),
         state: state(&pool, has_power),

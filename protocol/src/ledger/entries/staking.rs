@@ -106,6 +106,9 @@ pub struct Delegation {
     pub shares: u128,
     /// The pool's rewards of one share when they were last paid out.
     pub reward_per_share: u128,
+    /// What the last payment rounded off, in micro-credits times 2^64: claiming often costs
+    /// nothing.
+    pub fraction: u64,
     /// Numbers of its open unbondings.
     pub unbonding: Vec<u64>,
     /// Numbers of the redelegations that brought shares here and still answer for another node.
@@ -113,7 +116,7 @@ pub struct Delegation {
 }
 
 impl Canonical for Delegation {
-    const BYTES_MAX: usize = 128 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
+    const BYTES_MAX: usize = 144 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
 }
 
 impl Delegation {
@@ -124,6 +127,7 @@ impl Delegation {
             node,
             shares: 0,
             reward_per_share: 0,
+            fraction: 0,
             unbonding: Vec::new(),
             moved_in: Vec::new(),
         }
@@ -163,12 +167,16 @@ pub struct Liability {
     pub height: Height,
     /// Chain time of that block.
     pub time: TimestampMs,
+    /// Least chain time of its end, by the parameters of then.
+    pub due: TimestampMs,
+    /// Least height of its end, by the parameters of then.
+    pub due_height: Height,
     /// Where it is.
     pub now: Whereabouts,
 }
 
 impl Canonical for Liability {
-    const BYTES_MAX: usize = 160;
+    const BYTES_MAX: usize = 192;
 }
 
 /// The liabilities' queue: they end in the order in which they began.

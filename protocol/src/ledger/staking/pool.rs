@@ -101,7 +101,7 @@ impl Stake {
             }
             self.pool.owed = Credits::ZERO;
             self.pool.residue = 0;
-            let epoch = state.clock().epoch;
+            let epoch = state.stake_epoch();
             self.set_stake(epoch, Credits::ZERO);
         }
         let owner = state.delegation(&self.node.account, &self.id);
