@@ -19,6 +19,8 @@
 //! | `GET /v1/credits/balance` | [`BalanceQuery`] | [`Balance`] |
 //! | `GET /v1/credits/accounts` | | [`Accounts`] |
 //! | `POST /v1/credits/send` | [`SendRequest`] | [`TransactionReceipt`] |
+//! | `POST /v1/transactions` | canonical [`SubmitTransactions`] | [`Submitted`] |
+//! | `GET /v1/transactions/{hash}` | | [`TransactionState`] |
 //! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
 //! | `GET /v1/data` | | [`DataList`] |
 //! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
@@ -49,6 +51,7 @@ mod jobs;
 mod models;
 mod node;
 mod training;
+mod transactions;
 
 pub use chain::{Audit, BlockDetail, BlockSummary, Blocks, BlocksQuery, TransactionSummary};
 pub use credits::{
@@ -73,3 +76,4 @@ pub use training::{
     ReviewsQuery, Round, RoundPhase, Rounds, RoundsOpened, RoundsQuery, TrainJoinRequest,
     TrainStatus,
 };
+pub use transactions::{SubmitResult, SubmitTransactions, Submitted, TransactionState};

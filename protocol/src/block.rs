@@ -119,6 +119,7 @@ impl Canonical for Evidence {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecidedBlock {
     /// Canonical bytes of the [`Block`].
+    #[serde(with = "crate::codec::raw")]
     pub block: Vec<u8>,
     /// Its certificate.
     pub certificate: CommitCertificate,

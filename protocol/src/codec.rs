@@ -76,14 +76,21 @@ pub fn encode_checked<T: Canonical>(value: &T) -> Result<Vec<u8>, CodecError> {
 
 /// Parses canonical bytes.
 pub fn decode<T: Canonical>(bytes: &[u8]) -> Result<T, CodecError> {
+    let value: T = decode_own(bytes)?;
+    if encode(&value) != bytes {
+        return Err(CodecError::NotCanonical);
+    }
+    Ok(value)
+}
+
+/// Parses bytes that this process has encoded itself and that nobody else can have written: the
+/// check for a second spelling, which costs as much as the parsing, is left out.
+pub fn decode_own<T: Canonical>(bytes: &[u8]) -> Result<T, CodecError> {
     check_len::<T>(bytes)?;
     let (value, used): (T, usize) = bincode::serde::decode_from_slice(bytes, config())
         .map_err(|e| CodecError::Malformed(e.to_string()))?;
     if used != bytes.len() {
         return Err(CodecError::Trailing(bytes.len().saturating_sub(used)));
-    }
-    if encode(&value) != bytes {
-        return Err(CodecError::NotCanonical);
     }
     Ok(value)
 }
@@ -91,6 +98,51 @@ pub fn decode<T: Canonical>(bytes: &[u8]) -> Result<T, CodecError> {
 /// BLAKE3 of the canonical bytes.
 pub fn hash<T: Canonical>(value: &T) -> ContentHash {
     ContentHash::of(&encode(value))
+}
+
+/// For fields of raw bytes, as `#[serde(with = "crate::codec::raw")]`: the same encoding as a list
+/// of bytes, copied as a whole instead of byte by byte.
+pub mod raw {
+    use std::fmt;
+
+    use serde::de::{Error, SeqAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    /// See the module.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    /// See the module.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_byte_buf(Raw)
+    }
+
+    struct Raw;
+
+    impl<'de> Visitor<'de> for Raw {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u8>, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = list.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes)
+        }
+    }
 }
 
 fn check_len<T: Canonical>(bytes: &[u8]) -> Result<(), CodecError> {
@@ -114,6 +166,28 @@ mod tests {
 
     impl Canonical for Sample {
         const BYTES_MAX: usize = 64;
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Raw {
+        number: u64,
+        #[serde(with = "raw")]
+        bytes: Vec<u8>,
+    }
+
+    impl Canonical for Raw {
+        const BYTES_MAX: usize = 1024;
+    }
+
+    #[test]
+    fn raw_bytes_are_encoded_as_a_list_of_bytes() {
+        for length in [0, 3, 300] {
+            let list = Sample { number: 300, bytes: vec![7; length] };
+            let raw = Raw { number: 300, bytes: vec![7; length] };
+            assert_eq!(encode(&list), encode(&raw));
+            assert_eq!(decode::<Raw>(&encode(&raw)), Ok(raw));
+        }
+        assert!(decode::<Raw>(&[0, 253, 0, 0, 0, 0, 0, 0, 0, 64]).is_err());
     }
 
     #[test]

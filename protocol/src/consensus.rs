@@ -191,6 +191,7 @@ pub struct ProposalBody {
     /// Who offers it: the proposer of (height, round).
     pub proposer: ValidatorId,
     /// Canonical bytes of the [`crate::block::Block`].
+    #[serde(with = "crate::codec::raw")]
     pub block: Vec<u8>,
     /// The proposer's signature over `offer`.
     pub signature: Signature,

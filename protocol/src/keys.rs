@@ -4,8 +4,10 @@
 //! signature made for one purpose or chain is worthless for another. Verification is strict and
 //! weak public keys are refused while they are parsed. Randomness comes from the caller.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{PoisonError, RwLock};
 
 use ed25519_dalek::Signer as _;
 use serde::de::Error as _;
@@ -64,6 +66,14 @@ pub enum KeyError {
     BadSignature,
 }
 
+/// Parsed keys that are remembered, about 4 MiB. Parsing one costs a square root (5 us), and every
+/// entry and transaction names some; a busy ledger asks for the same few thousand all the time.
+const PARSED_MAX: usize = 16_384;
+
+/// Keys that were parsed and found good. Only saves work: what is looked up equals what would be
+/// parsed.
+static PARSED: RwLock<BTreeMap<[u8; 32], PublicKey>> = RwLock::new(BTreeMap::new());
+
 /// A parsed ed25519 public key, never weak.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
@@ -71,6 +81,21 @@ pub struct PublicKey(ed25519_dalek::VerifyingKey);
 impl PublicKey {
     /// Parses 32 bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        let known = PARSED.read().unwrap_or_else(PoisonError::into_inner).get(bytes).copied();
+        if let Some(key) = known {
+            return Ok(key);
+        }
+        let key = Self::parse(bytes)?;
+        let mut parsed = PARSED.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever brings many new keys costs the others a parse each, and no memory.
+        if parsed.len() >= PARSED_MAX {
+            parsed.clear();
+        }
+        parsed.insert(*bytes, key);
+        Ok(key)
+    }
+
+    fn parse(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::WeakKey)?;
         if key.is_weak() {
             return Err(KeyError::WeakKey);
@@ -296,5 +321,19 @@ mod tests {
         identity[0] = 1;
         assert_eq!(PublicKey::from_bytes(&identity), Err(KeyError::WeakKey));
         assert_eq!(PublicKey::from_bytes(&[0; 32]), Err(KeyError::WeakKey));
+    }
+
+    #[test]
+    fn a_remembered_key_is_the_key_and_a_refused_one_is_not_remembered() {
+        let key = SecretKey::from_seed(&[9; 32]).public();
+        let bytes = *key.as_bytes();
+        assert_eq!(PublicKey::from_bytes(&bytes), Ok(key));
+        assert_eq!(PublicKey::from_bytes(&bytes), Ok(key));
+        // Not the coordinate of any point.
+        let mut none = [0; 32];
+        none[0] = 2;
+        for _ in 0..2 {
+            assert_eq!(PublicKey::from_bytes(&none), Err(KeyError::WeakKey));
+        }
     }
 }

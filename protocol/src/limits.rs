@@ -6,6 +6,10 @@ pub const BLOCK_BYTES_MAX: usize = 1024 * 1024;
 pub const TRANSACTION_BYTES_MAX: usize = 16 * 1024;
 /// One gossip batch of transactions.
 pub const TRANSACTION_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// How long a transaction waits for others to share its gossip batch, in milliseconds.
+pub const TRANSACTION_BATCH_WAIT_MS: u64 = 10;
+/// Signed transactions in one request of the local interface; each costs a signature to check.
+pub const SUBMIT_BYTES_MAX: usize = 1024 * 1024;
 /// Transactions in one block: bounds the work to apply it.
 pub const BLOCK_TRANSACTIONS_MAX: usize = 4_096;
 /// Bytes of transactions in one block: half of it, so that header, certificate and evidence always

@@ -5,13 +5,14 @@ pub mod staking;
 pub mod stamp;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 pub use governance::{Change, Choice, GovernanceAction, ProposalId};
 pub use staking::StakingAction;
 pub use stamp::{Work, WorkStamp};
 
 use crate::amount::Credits;
-use crate::codec::{self, Canonical};
+use crate::codec::{self, Canonical, CodecError};
 use crate::ids::{
     AccountId, ChainId, Commitment, ContentHash, ContributionId, ModelId, NodeId, TransactionHash,
 };
@@ -327,6 +328,43 @@ impl SignedTransaction {
     }
 }
 
+/// Why bytes are not a verified transaction.
+#[derive(Debug, Error, PartialEq, Eq, Clone)]
+pub enum Unverified {
+    /// Not a transaction.
+    #[error("not a transaction: {0}")]
+    Codec(#[from] CodecError),
+    /// Made for another chain.
+    #[error("the transaction is for another chain")]
+    ForeignChain,
+    /// Not signed by whom it names.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+}
+
+impl Unverified {
+    /// The code that programs decide on. Codes are never changed, only added.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Codec(CodecError::TooLarge { .. }) => "too_large",
+            Self::Codec(_) => "malformed",
+            Self::ForeignChain => "foreign_chain",
+            Self::Key(_) => "bad_signature",
+        }
+    }
+}
+
+/// Bytes of a signature in canonical encoding.
+const SIGNATURE_BYTES: usize = 64;
+
+/// The part of a signed transaction's canonical bytes that is signed: everything before the
+/// signature and the optional one of the fee payer, each absence or presence a byte.
+fn signed_part(bytes: &[u8], has_payer: bool) -> &[u8] {
+    let after = if has_payer { SIGNATURE_BYTES.saturating_mul(2) } else { SIGNATURE_BYTES };
+    let end = bytes.len().saturating_sub(after).saturating_sub(1);
+    bytes.get(..end).unwrap_or_default()
+}
+
 /// A transaction whose signatures have been verified; the only kind that rules accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedTransaction {
@@ -336,6 +374,26 @@ pub struct VerifiedTransaction {
 }
 
 impl VerifiedTransaction {
+    /// Parses canonical bytes and verifies every signature over them as they are.
+    pub fn parse(bytes: &[u8], chain: &ChainId) -> Result<Self, Unverified> {
+        let signed: SignedTransaction = codec::decode(bytes)?;
+        let transaction = &signed.transaction;
+        if transaction.chain != *chain {
+            return Err(Unverified::ForeignChain);
+        }
+        let part = signed_part(bytes, signed.fee_payer_signature.is_some());
+        transaction.key.verify(Namespace::Transaction, chain, part, &signed.signature)?;
+        match (&transaction.fee_payer, &signed.fee_payer_signature) {
+            (None, None) => {}
+            (Some(payer), Some(signature)) => {
+                payer.key.verify(Namespace::FeePayer, chain, part, signature)?;
+            }
+            _ => return Err(KeyError::BadSignature.into()),
+        }
+        let hash = TransactionHash::from_bytes(*ContentHash::of(bytes).as_bytes());
+        Ok(Self { signed, hash, size: bytes.len() })
+    }
+
     /// The signed transaction.
     pub const fn signed(&self) -> &SignedTransaction {
         &self.signed
@@ -354,5 +412,59 @@ impl VerifiedTransaction {
     /// Its size in bytes.
     pub const fn size(&self) -> usize {
         self.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(payer: Option<&SecretKey>) -> SignedTransaction {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let transaction = Transaction {
+            chain: ChainId::from_bytes([7; 32]),
+            account: key.public().account_id(),
+            key: key.public(),
+            nonce: 300,
+            tip: Credits::from_micro(5),
+            fee_max: Credits::from_micro(500),
+            stamp: None,
+            fee_payer: payer
+                .map(|p| FeePayer { account: p.public().account_id(), key: p.public() }),
+            payload: Payload::Transfer {
+                to: key.public().account_id(),
+                amount: Credits::from_micro(1),
+            },
+        };
+        let signed = SignedTransaction::sign(transaction, &key);
+        match payer {
+            Some(payer) => signed.sign_as_fee_payer(payer),
+            None => signed,
+        }
+    }
+
+    #[test]
+    fn parsing_and_verifying_agree() {
+        let chain = ChainId::from_bytes([7; 32]);
+        let payer = SecretKey::from_seed(&[2; 32]);
+        for signed in [sample(None), sample(Some(&payer))] {
+            let bytes = codec::encode(&signed);
+            let has_payer = signed.fee_payer_signature.is_some();
+            assert_eq!(signed_part(&bytes, has_payer), codec::encode(&signed.transaction));
+            let parsed = VerifiedTransaction::parse(&bytes, &chain).expect("just signed");
+            assert_eq!(parsed, signed.verify(&chain).expect("just signed"));
+            for at in 0..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                assert!(VerifiedTransaction::parse(&changed, &chain).is_err(), "byte {at}");
+            }
+            let other = ChainId::from_bytes([8; 32]);
+            let refused = VerifiedTransaction::parse(&bytes, &other).expect_err("another chain");
+            assert_eq!(refused.code(), "foreign_chain");
+        }
+        let mut unsigned = sample(Some(&payer));
+        unsigned.fee_payer_signature = None;
+        let refused = VerifiedTransaction::parse(&codec::encode(&unsigned), &chain);
+        assert_eq!(refused.expect_err("nobody has signed for the payer").code(), "bad_signature");
     }
 }

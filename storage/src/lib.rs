@@ -9,6 +9,7 @@
 //! | [`ledger`] | all of the ledger, opened together | says what must be replayed |
 //! | [`block_log`] | decided blocks: the truth | torn tail cut off; damage refused |
 //! | [`proposal_log`] | bodies of undecided blocks | torn tail cut off; damaged: moved aside |
+//! | [`mempool_log`] | acknowledged pending transactions | torn tail cut off; damaged: moved aside |
 //! | [`signer_guard`] | what was signed | torn tail cut off; damaged: nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
 //! | [`snapshot`] | whole states, as files | found when read; another one is used |
@@ -26,6 +27,7 @@ pub mod integrity;
 pub mod ledger;
 pub mod lock;
 pub mod memory;
+pub mod mempool_log;
 pub mod migrate;
 pub mod proposal_log;
 pub mod record;
@@ -42,6 +44,7 @@ pub use block_log::{BlockLog, Tip};
 pub use durable::FileError;
 pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
+pub use mempool_log::{MempoolLog, MempoolLogError};
 pub use proposal_log::{Insertion, ProposalLog};
 pub use retention::Retention;
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};

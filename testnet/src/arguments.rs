@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench;
 use crate::corpus;
 use crate::crash_store;
 use crate::evil_worker;
 use crate::rot;
+use crate::sim;
 
 /// Fewest nodes: three publish, one keeps its data private, and a panel of three others must
 /// outvote the one that lies.
@@ -53,6 +55,12 @@ pub enum Command {
     Up(Network),
     /// A worker that poisons one round (started by the demo in place of `ayni-worker`).
     EvilWorker(evil_worker::Options),
+    /// Measure networks of real processes.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Flip bits and cut files of the ledger's stores; each must end repaired or refused.
     Rot(rot::Options),
     /// Kill a process that writes the stores, again and again; nothing acknowledged may be lost.
@@ -62,8 +70,17 @@ pub enum Command {
     CrashStoreChild(crash_store::child::Options),
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
+    /// Simulate networks of validators in virtual time, with faults, and check what must hold.
+    Sim(sim::Options),
     /// Put libtorch under `.libtorch/` and nothing else.
     Setup,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// How fast transfers become final, and at what cost.
+    Ledger(bench::ledger::Options),
 }
 
 /// The network to run.

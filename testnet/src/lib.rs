@@ -9,6 +9,7 @@
 
 pub mod arguments;
 pub mod baseline;
+pub mod bench;
 pub mod corpus;
 pub mod crash_store;
 pub mod demo;
@@ -17,6 +18,7 @@ pub mod frames;
 pub mod progress;
 pub mod rot;
 pub mod setup;
+pub mod sim;
 pub mod verify;
 pub mod worker_client;
 pub mod workspace;

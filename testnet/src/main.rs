@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use ayni_testnet::arguments::{Arguments, Command, Network};
+use ayni_testnet::arguments::{Arguments, Bench, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{crash_store, demo, evil_worker, rot, setup, verify};
+use ayni_testnet::{bench, crash_store, demo, evil_worker, rot, setup, sim, verify};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -23,10 +23,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo(network) => prepared(&network).and_then(|at| demo::run(&at, &network)),
         Command::Up(network) => prepared(&network).and_then(|at| demo::up(&at, &network)),
         Command::EvilWorker(options) => evil_worker::run(options),
+        Command::Bench { what: Bench::Ledger(options) } => {
+            bench::ledger::run(&Workspace::find()?, &options)
+        }
         Command::Rot(options) => rot::run(&options),
         Command::CrashStore(options) => crash_store::run(&options),
         Command::CrashStoreChild(options) => crash_store::child::run(&options),
         Command::Verify => verify::run(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
+        Command::Sim(options) => sim::run(&options),
         Command::Setup => setup::libtorch(&Workspace::find()?).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -8,9 +8,11 @@ use protocol::api::{
     GenerateRequest, JobId, JobResult, JobStarted, JobState, JobStatus, JoinStringReply, Model,
     ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary,
     PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, Stopping,
-    TrainJoinRequest, TrainStatus, TransactionReceipt,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    TransactionState,
 };
-use protocol::ids::{AccountId, ContributionId};
+use protocol::codec;
+use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 
 use super::{Client, ClientError, EventStream};
@@ -99,6 +101,16 @@ impl Client {
     /// Sends credits; returns when the transfer is final.
     pub async fn send(&self, request: &SendRequest) -> Answer<TransactionReceipt> {
         self.post("/v1/credits/send", request).await
+    }
+
+    /// Submits signed transactions, each in its canonical bytes; says what became of each.
+    pub async fn submit(&self, request: &SubmitTransactions) -> Answer<Submitted> {
+        self.post_bytes("/v1/transactions", codec::encode(request).into()).await
+    }
+
+    /// Where a transaction stands, as the node knows.
+    pub async fn transaction(&self, hash: TransactionHash) -> Answer<TransactionState> {
+        self.get(&format!("/v1/transactions/{hash}")).await
     }
 
     /// Stores a blob on the node.

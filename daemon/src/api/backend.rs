@@ -15,9 +15,10 @@ use protocol::api::{
     Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
     GenerateRequest, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
     PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    RoundsQuery, SendRequest, Status, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
+    TransactionReceipt, TransactionState,
 };
-use protocol::ids::{AccountId, ContributionId};
+use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use tokio::sync::mpsc;
 
@@ -74,6 +75,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `POST /v1/credits/send`: returns when the transfer is in a final block.
     async fn send(&self, request: SendRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `POST /v1/transactions`: what is accepted is pending and on disk when this returns.
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError>;
+
+    /// `GET /v1/transactions/{hash}`.
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionState, ApiError>;
 
     /// `POST /v1/blobs`: stores and pins the bytes.
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError>;

@@ -11,10 +11,11 @@ use protocol::api::{
     BlocksQuery, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
     GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models,
     OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds,
-    RoundsOpened, RoundsQuery, SendRequest, Status, Stopping, TrainJoinRequest, TrainStatus,
-    TransactionReceipt,
+    RoundsOpened, RoundsQuery, SendRequest, Status, Stopping, SubmitTransactions, Submitted,
+    TrainJoinRequest, TrainStatus, TransactionReceipt, TransactionState,
 };
-use protocol::ids::ContributionId;
+use protocol::codec;
+use protocol::ids::{ContributionId, TransactionHash};
 use protocol::limits::{GENERATE_BYTES_MAX, PROMPT_BYTES_MAX};
 
 use super::access::Caller;
@@ -90,6 +91,22 @@ pub(super) async fn send<B: Backend>(
     Body(request): Body<SendRequest>,
 ) -> Reply<TransactionReceipt> {
     reply(node.backend.send(request).await?)
+}
+
+pub(super) async fn submit<B: Backend>(State(node): Node<B>, request: Request) -> Reply<Submitted> {
+    let bytes = body_bytes(request, &node).await?;
+    let request: SubmitTransactions = codec::decode(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the body is not a list of transactions: {error}"))
+            .with_hint("it is the canonical encoding of SubmitTransactions, see the interface")
+    })?;
+    reply(node.backend.submit(request).await?)
+}
+
+pub(super) async fn transaction<B: Backend>(
+    State(node): Node<B>,
+    Segment(hash): Segment<TransactionHash>,
+) -> Reply<TransactionState> {
+    reply(node.backend.transaction(hash).await?)
 }
 
 pub(super) async fn store_blob<B: Backend>(

@@ -121,6 +121,8 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .route("/v1/credits/balance", get(h::balance::<B>))
         .route("/v1/credits/accounts", get(h::accounts::<B>))
         .route("/v1/credits/send", post(h::send::<B>))
+        .route("/v1/transactions", post(h::submit::<B>))
+        .route("/v1/transactions/{hash}", get(h::transaction::<B>))
         .route(
             "/v1/blobs",
             post(h::store_blob::<B>).layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX)),

@@ -47,7 +47,7 @@ impl Application for Consensus {
     }
 
     async fn history_min(&self) -> Result<Height, ApplicationError> {
-        Ok(Height::new(1))
+        Ok(self.ledger.run(Ledger::first).await)
     }
 
     async fn validators(&self, height: Height) -> Result<Option<ValidatorSet>, ApplicationError> {
@@ -85,8 +85,7 @@ impl Application for Consensus {
         };
         tracing::warn!(%refused, ?offered, "refused a block");
         // What we lack is not the proposer's fault.
-        if let (Offered::By(proposer), false) = (offered, matches!(refused, Refused::NoSnapshot(_)))
-        {
+        if let (Offered::By(proposer), false) = (offered, refused.is_own_lack()) {
             self.penalize(&proposer);
         }
         Ok(BlockVerdict::Invalid)

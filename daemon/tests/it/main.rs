@@ -7,4 +7,5 @@ mod exchange;
 mod kills;
 mod ledger;
 mod node;
+mod pending;
 mod process;

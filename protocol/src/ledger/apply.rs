@@ -209,11 +209,14 @@ fn turn_clock(state: &mut State<'_>, header: &Header) -> Result<(), BlockError> 
     let surplus = clock.recent_times.len().saturating_sub(limits::CHAIN_TIME_WINDOW);
     clock.recent_times.drain(..surplus);
     clock.time = clock.time.max(median(&clock.recent_times));
-    let epoch = clock.time.get().checked_div(state.parameters().epoch_ms).unwrap_or(0);
-    let is_new = epoch > clock.epoch;
+    let length_ms = state.parameters().epoch_ms;
+    let elapsed_ms = clock.time.get().saturating_sub(clock.epoch_since.get());
+    let passed = elapsed_ms.checked_div(length_ms).unwrap_or(0);
+    let is_new = passed > 0;
     if is_new {
         clock.previous_epoch = (clock.epoch, clock.epoch_beacon);
-        clock.epoch = epoch;
+        clock.epoch = clock.epoch.saturating_add(passed);
+        clock.epoch_since = clock.epoch_since.plus(passed.saturating_mul(length_ms));
         clock.epoch_beacon = clock.beacon;
     }
     state.put_clock(&clock);

@@ -386,8 +386,10 @@ pub struct Clock {
     pub time: TimestampMs,
     /// Beacon of the last applied block.
     pub beacon: Beacon,
-    /// Emission epoch: chain time divided by the epoch's length.
+    /// Emission epoch: a count that only grows, however often a vote changes the length.
     pub epoch: u64,
+    /// Chain time at which it began.
+    pub epoch_since: TimestampMs,
     /// Beacon of the block that began the epoch; work stamps build on it.
     pub epoch_beacon: Beacon,
     /// The epoch before, and its beacon: stamps made just before the change stay good.

@@ -133,6 +133,7 @@ impl Genesis {
             time: self.time,
             beacon,
             epoch,
+            epoch_since: TimestampMs::new(epoch.saturating_mul(self.parameters.epoch_ms)),
             epoch_beacon: beacon,
             previous_epoch: (epoch, beacon),
             base_fee: Credits::from_micro(self.parameters.base_fee_min_micro_per_byte),

@@ -196,14 +196,14 @@ impl LedgerParameters {
              vote twice",
         )?;
         require(
-            self.unbonding_blocks_min >= self.voting_blocks_min,
-            "unbonding_blocks_min must be at least voting_blocks_min, or on an idle chain the same \
-             credits could vote twice",
-        )?;
-        require(
             self.unbonding_blocks_min >= self.evidence_blocks_max,
             "unbonding_blocks_min must be at least evidence_blocks_max, or stake could leave \
              before the evidence comes",
+        )?;
+        require(
+            self.unbonding_blocks_min >= self.voting_blocks_min,
+            "unbonding_blocks_min must be at least voting_blocks_min, or on an idle chain the same \
+              credits could vote twice",
         )?;
         let budget = u64::try_from(limits::BLOCK_TRANSACTION_BYTES_MAX).unwrap_or(u64::MAX);
         require(

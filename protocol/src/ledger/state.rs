@@ -32,6 +32,8 @@ pub mod prefix {
     pub const DATASET: &[u8] = b"d/";
     /// Where the chain stands.
     pub const CLOCK: &[u8] = b"clock";
+    /// Stake of all nodes.
+    pub const STAKED: &[u8] = b"staked";
     /// Totals of the credits.
     pub const SUPPLY: &[u8] = b"supply";
     /// What is registered.
@@ -133,8 +135,20 @@ impl<'a> State<'a> {
         self.read(&key(prefix::NODE, &[id.as_bytes()]))
     }
 
-    /// Stores a known node.
+    /// Stake of all nodes.
+    pub fn staked(&self) -> Credits {
+        Credits::from_micro(self.read(prefix::STAKED).unwrap_or(0))
+    }
+
+    /// Stores a known node, and what it changes of the stake of all.
     pub fn put_node(&mut self, node: &Node) {
+        let before = self.node(&node.keys.node.node_id()).map_or(Credits::ZERO, |n| n.stake);
+        if before != node.stake {
+            // Exact: `before` is part of the sum, and stakes are part of the supply.
+            let others = self.staked().micro().saturating_sub(before.micro());
+            let sum = others.saturating_add(node.stake.micro());
+            self.write(prefix::STAKED.to_vec(), &sum);
+        }
         self.write(key(prefix::NODE, &[node.keys.node.as_bytes()]), node);
     }
 
@@ -349,7 +363,7 @@ impl<'a> State<'a> {
 /// Reads one entry from any reader; an undecodable entry means a corrupt store.
 pub fn read<T: Canonical>(reader: &dyn StateReader, key: &[u8]) -> Option<T> {
     let bytes = reader.get(key)?;
-    Some(codec::decode(&bytes).expect("state entries are written by the rules themselves"))
+    Some(codec::decode_own(&bytes).expect("state entries are written by the rules themselves"))
 }
 
 /// Reads up to `limit` entries of a family in key order.
@@ -358,7 +372,7 @@ pub fn scan<T: Canonical>(reader: &dyn StateReader, prefix: &[u8], limit: usize)
         .scan(prefix, limit)
         .iter()
         .map(|(_, bytes)| {
-            codec::decode(bytes).expect("state entries are written by the rules themselves")
+            codec::decode_own(bytes).expect("state entries are written by the rules themselves")
         })
         .collect()
 }

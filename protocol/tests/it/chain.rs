@@ -89,24 +89,19 @@ pub(crate) struct TestChain {
     pub(crate) genesis: Genesis,
     /// Secrets of the nodes of the genesis, and of those that joined since.
     pub(crate) nodes: Vec<NodeSecrets>,
-    /// Nodes that sign no certificates.
+    /// Nodes that sign no certificates, unless there is no quorum without them.
     pub(crate) silent: Vec<usize>,
     now: u64,
 }
 
 impl TestChain {
     pub(crate) fn new(count: u8) -> Self {
-        Self::with(genesis(count), count)
+        Self::of(genesis(count))
     }
 
     /// Of a genesis whose nodes are those of [`genesis`] in order.
     pub(crate) fn of(genesis: Genesis) -> Self {
         let count = u8::try_from(genesis.nodes.len()).expect("few nodes");
-        Self::with(genesis, count)
-    }
-
-    /// A chain whose first nodes are those of `secrets(0..count)`.
-    pub(crate) fn with(genesis: Genesis, count: u8) -> Self {
         let (state, _) = genesis.build().expect("a valid genesis");
         let tip = Tip {
             height: ayni_protocol::amount::Height::ZERO,
@@ -181,13 +176,23 @@ impl TestChain {
         (0..self.nodes.len()).filter(|i| set.get(&key(i)).is_some()).collect()
     }
 
+    fn signers(&self) -> Vec<usize> {
+        let all = self.in_charge();
+        let awake: Vec<usize> = all.iter().copied().filter(|i| !self.silent.contains(i)).collect();
+        let set = self.host.validators();
+        let power = |i: &usize| {
+            let id = self.nodes[*i].consensus.public().validator_id();
+            set.get(&id).expect("in charge").power.get()
+        };
+        if set.is_quorum(awake.iter().map(power).sum()) { awake } else { all }
+    }
+
     /// Signs a certificate with all validators that are not silent.
     pub(crate) fn certify(&self, block: &Block) -> CommitCertificate {
         let (height, hash) = (block.header.height, block.header.hash());
         let mut signatures: Vec<CommitSignature> = self
-            .in_charge()
+            .signers()
             .into_iter()
-            .filter(|i| !self.silent.contains(i))
             .map(|i| {
                 let secrets = &self.nodes[i];
                 let validator = secrets.consensus.public().validator_id();
@@ -218,6 +223,11 @@ impl TestChain {
         let NodeSecrets { consensus, vrf, .. } = self.nodes[in_charge[proposer]].clone();
         let keys = ProposerKeys { consensus, vrf };
         self.host.build(&self.state, TimestampMs::new(self.now), &keys)
+    }
+
+    /// Lets time pass without a block.
+    pub(crate) const fn idle(&mut self, ms: u64) {
+        self.now += ms;
     }
 
     /// Builds, decides and applies the next block; credits must be conserved after it.
@@ -253,7 +263,8 @@ impl TestChain {
 
 /// Applies the same blocks to a fresh chain.
 pub(crate) fn replay(genesis: &Genesis, blocks: &[DecidedBlock], count: u8) -> StateRoot {
-    let mut chain = TestChain::with(genesis.clone(), count);
+    let mut chain = TestChain::of(genesis.clone());
+    assert_eq!(chain.nodes.len(), usize::from(count));
     for decided in blocks {
         let block: Block = codec::decode(&decided.block).expect("a stored block");
         chain

@@ -7,3 +7,4 @@ mod golden;
 mod governance;
 mod hostile;
 mod rounds;
+mod staking;

@@ -8,6 +8,7 @@ mod crashes;
 mod full_disk;
 mod guard;
 mod ledger;
+mod pending;
 mod proposals;
 mod races;
 mod segments;

@@ -5,7 +5,7 @@
 //! clock are the demo's own.
 
 mod network;
-mod process;
+pub(crate) mod process;
 mod report;
 mod story;
 mod table;

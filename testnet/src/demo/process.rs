@@ -22,36 +22,41 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// A daemon that was asked to stop is killed then.
 const STOP_MAX: Duration = Duration::from_secs(25);
 /// How often a condition is looked at.
-pub(super) const LOOK: Duration = Duration::from_millis(200);
+pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
 /// A node of the local network.
-pub(super) struct NodeProcess {
+pub(crate) struct NodeProcess {
     /// Its number, from 0.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Its home.
-    pub(super) home: Home,
+    pub(crate) home: Home,
     /// Who it is.
-    pub(super) identity: NodeIdentity,
+    pub(crate) identity: NodeIdentity,
     /// Access to its interface.
-    pub(super) client: Client,
+    pub(crate) client: Client,
     program: PathBuf,
     child: Option<Child>,
 }
 
 impl NodeProcess {
     /// A node whose home exists; not started yet.
-    pub(super) fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
+    pub(crate) fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
         let client = Client::new(home.root().join("run").join("ayni.sock"));
         Self { index, home, identity, client, program, child: None }
     }
 
     /// `node-1`, as people see it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("node-{}", self.index)
     }
 
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Starts the daemon and waits until it answers.
-    pub(super) async fn start(&mut self) -> Result<Status> {
+    pub(crate) async fn start(&mut self) -> Result<Status> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -92,13 +97,13 @@ impl NodeProcess {
     }
 
     /// `kill -9`, and nothing else.
-    pub(super) async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.kill().await.with_context(|| format!("{} cannot be killed", self.name()))
     }
 
     /// Asks the daemon to stop and waits; kills it when it does not.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             // It may have ended already; then waiting is enough.
@@ -110,14 +115,14 @@ impl NodeProcess {
                 Ok(())
             }
             Err(_) => {
-                println!("  {} does not stop when asked; killing it", self.name());
+                eprintln!("  {} does not stop when asked; killing it", self.name());
                 child.kill().await.with_context(|| format!("{} cannot be killed", self.name()))
             }
         }
     }
 
     /// Waits until `done` says so of the node's status.
-    pub(super) async fn wait_status(
+    pub(crate) async fn wait_status(
         &self,
         what: &str,
         patience: Duration,
@@ -146,7 +151,7 @@ impl NodeProcess {
     }
 
     /// Folder of everything that the node has on disk.
-    pub(super) fn disk(&self) -> &Path {
+    pub(crate) fn disk(&self) -> &Path {
         self.home.root()
     }
 }

@@ -10,11 +10,13 @@ use protocol::api::{
     Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
     GenerateRequest, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent,
     OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Role,
-    Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, TrainJoinRequest, TrainStatus,
-    TransactionReceipt, WorkerState, WorkerStatus,
+    Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, SubmitResult, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt, TransactionState, WorkerState,
+    WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
+    TransactionHash,
 };
 use protocol::join::JoinString;
 use protocol::transaction::Capabilities;
@@ -167,6 +169,19 @@ impl Backend for Sample {
 
     async fn accounts(&self) -> Result<Accounts, ApiError> {
         absent()
+    }
+
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError> {
+        let accepted = SubmitResult {
+            code: SubmitResult::ACCEPTED.to_owned(),
+            transaction: None,
+            message: None,
+        };
+        Ok(Submitted { results: vec![accepted; request.transactions.len()] })
+    }
+
+    async fn transaction(&self, _: TransactionHash) -> Result<TransactionState, ApiError> {
+        Ok(TransactionState::Unknown)
     }
 
     async fn send(&self, _: SendRequest) -> Result<TransactionReceipt, ApiError> {

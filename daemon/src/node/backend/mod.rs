@@ -16,9 +16,10 @@ use protocol::api::{
     Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateRequest,
     JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
     PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest,
-    Status, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    Status, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    TransactionState,
 };
-use protocol::ids::{AccountId, ContributionId};
+use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use protocol::transaction::Payload;
 use tokio::sync::mpsc;
@@ -124,6 +125,14 @@ impl Backend for NodeBackend {
                 .with_hint("`ayni status` on the receiver's node says its account"));
         }
         self.transact(Payload::Transfer { to: request.to, amount: request.amount_micro }).await
+    }
+
+    async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError> {
+        self.node.transactions.submit(request).await
+    }
+
+    async fn transaction(&self, hash: TransactionHash) -> Result<TransactionState, ApiError> {
+        Ok(self.node.transactions.state(hash).await)
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {

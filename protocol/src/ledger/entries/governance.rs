@@ -119,7 +119,8 @@ pub struct Proposal {
     pub ends_height: Height,
     /// What was voted.
     pub tally: Tally,
-    /// Bonded stake when the vote was closed; zero before.
+    /// The most stake that was bonded at the proposal, at a ballot, or at the close: who votes
+    /// and leaves must not make the quorum smaller.
     pub stake_total: Credits,
     /// Where it stands.
     pub status: ProposalStatus,

@@ -106,6 +106,9 @@ pub struct Delegation {
     pub shares: u128,
     /// The pool's rewards of one share when they were last paid out.
     pub reward_per_share: u128,
+    /// What the last payment rounded off, in micro-credits times 2^64: claiming often costs
+    /// nothing.
+    pub fraction: u64,
     /// Numbers of its open unbondings.
     pub unbonding: Vec<u64>,
     /// Numbers of the redelegations that brought shares here and still answer for another node.
@@ -113,7 +116,7 @@ pub struct Delegation {
 }
 
 impl Canonical for Delegation {
-    const BYTES_MAX: usize = 128 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
+    const BYTES_MAX: usize = 144 + 18 * limits::LIABILITIES_PER_DELEGATION_MAX;
 }
 
 impl Delegation {
@@ -124,6 +127,7 @@ impl Delegation {
             node,
             shares: 0,
             reward_per_share: 0,
+            fraction: 0,
             unbonding: Vec::new(),
             moved_in: Vec::new(),
         }
@@ -163,12 +167,16 @@ pub struct Liability {
     pub height: Height,
     /// Chain time of that block.
     pub time: TimestampMs,
+    /// Least chain time of its end, by the parameters of then.
+    pub due: TimestampMs,
+    /// Least height of its end, by the parameters of then.
+    pub due_height: Height,
     /// Where it is.
     pub now: Whereabouts,
 }
 
 impl Canonical for Liability {
-    const BYTES_MAX: usize = 160;
+    const BYTES_MAX: usize = 192;
 }
 
 /// The liabilities' queue: they end in the order in which they began.
@@ -225,4 +233,81 @@ pub struct Attendance {
 
 impl Canonical for Attendance {
     const BYTES_MAX: usize = limits::STATE_VALUE_BYTES_MAX;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::keys::SecretKey;
+
+    fn check<T: Canonical>(largest: &T) {
+        let length = codec::encode(largest).len();
+        assert!(length <= T::BYTES_MAX, "{length} bytes of {}", std::any::type_name::<T>());
+    }
+
+    #[test]
+    fn the_largest_entries_fit_their_limits() {
+        let (most, credits) = (u64::MAX, Credits::from_micro(u64::MAX));
+        let (height, time) = (Height::new(most), TimestampMs::new(most));
+        let slash = Slash { liabilities: most, infraction: height, ppm: u32::MAX };
+        check(&Pool {
+            shares: u128::MAX,
+            commission: Commission { now_ppm: u32::MAX, next_ppm: u32::MAX, changed_in: most },
+            reward_per_share: u128::MAX,
+            residue: u128::MAX,
+            owed: credits,
+            owed_commission: credits,
+            jailed_until: Some(time),
+            tombstone: Some(slash),
+            absences: vec![slash; limits::ABSENCES_OPEN_MAX],
+            lows: Lows { epoch: most, now: credits, before: credits },
+            listed: Some(most),
+        });
+        check(&Delegation {
+            account: AccountId::default(),
+            node: NodeId::default(),
+            shares: u128::MAX,
+            reward_per_share: u128::MAX,
+            fraction: most,
+            unbonding: vec![most; limits::LIABILITIES_PER_DELEGATION_MAX],
+            moved_in: vec![most; limits::LIABILITIES_PER_DELEGATION_MAX],
+        });
+        check(&Liability {
+            account: AccountId::default(),
+            node: NodeId::default(),
+            height,
+            time,
+            due: time,
+            due_height: height,
+            now: Whereabouts::Moved { to: NodeId::default(), shares: u128::MAX },
+        });
+        check(&Queue { first: most, next: most });
+        let key = SecretKey::from_seed(&[1; 32]).public();
+        check(&Candidate { key, account: AccountId::default(), power: most });
+        let row = Row {
+            validator: ValidatorId::default(),
+            since: height,
+            signed: most,
+            missed: most,
+            work: u128::MAX,
+        };
+        let rows = vec![row; limits::ATTENDANCE_ROWS_MAX];
+        check(&Attendance { rows, work: u128::MAX });
+    }
+
+    #[test]
+    fn lows_are_those_of_this_epoch_and_the_one_before() {
+        let lows = |epoch, now, before| Lows {
+            epoch,
+            now: Credits::from_micro(now),
+            before: Credits::from_micro(before),
+        };
+        let check = |from: Lows, epoch, stake, expect| {
+            assert_eq!(from.rolled(epoch, Credits::from_micro(stake)), expect);
+        };
+        check(lows(5, 3, 9), 5, 10, lows(5, 3, 9));
+        check(lows(5, 3, 9), 6, 10, lows(6, 10, 3));
+        check(lows(5, 3, 9), 7, 10, lows(7, 10, 10));
+    }
 }

@@ -42,6 +42,7 @@ pub(super) fn cast(
         let longer = parameters.unbonding_ms.saturating_mul(u64::from(conviction));
         weight::lock(state, account, proposal.ends.plus(longer));
     }
+    proposal.stake_total = proposal.stake_total.max(weight::total_stake(state));
     state.put_ballot(&ballot);
     state.put_proposal(&proposal);
     Ok(())

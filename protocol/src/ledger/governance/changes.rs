@@ -101,36 +101,18 @@ pub(super) fn execute(
 }
 
 fn set_parameters(state: &mut State<'_>, values: &[(String, u64)]) -> Result<(), Rejection> {
-    let (before, after) = (state.parameters(), changed(state, values)?);
+    let after = changed(state, values)?;
     state.put_parameters(&after);
-    if after.epoch_ms != before.epoch_ms {
-        renumber_epoch(state, after.epoch_ms);
-    }
     shorten_votes(state, &after);
     Ok(())
 }
 
-/// The running epoch goes on under the number that it has by the new length; by the old one the
-/// next epoch might be years away. Work stamps made for the old number stay good.
-fn renumber_epoch(state: &mut State<'_>, epoch_ms: u64) {
-    let mut clock = state.clock();
-    let epoch = clock.time.get().checked_div(epoch_ms).unwrap_or(0);
-    if epoch != clock.epoch {
-        clock.previous_epoch = (clock.epoch, clock.epoch_beacon);
-        clock.epoch = epoch;
-        state.put_clock(&clock);
-    }
-}
-
-/// No vote may outlast the unbonding delay, or stake that has voted could leave and vote again: a
-/// shorter delay brings the end of longer votes forward.
+/// No vote may outlast the unbonding delay, or stake that has voted could leave and vote again. A
+/// shorter delay also holds for stake that is leaving already, so it ends longer votes with it.
 fn shorten_votes(state: &mut State<'_>, parameters: &LedgerParameters) {
-    let clock = state.clock();
-    let (ends, ends_height) = (
-        clock.time.plus(parameters.unbonding_ms),
-        clock.height.plus(parameters.unbonding_blocks_min),
-    );
     for mut proposal in proposals::voting(state) {
+        let ends = proposal.submitted.plus(parameters.unbonding_ms);
+        let ends_height = proposal.submitted_height.plus(parameters.unbonding_blocks_min);
         if proposal.ends > ends || proposal.ends_height > ends_height {
             proposal.ends = proposal.ends.min(ends);
             proposal.ends_height = proposal.ends_height.min(ends_height);

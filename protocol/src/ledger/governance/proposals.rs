@@ -37,6 +37,7 @@ pub(super) fn propose(
         if change.is_emergency() { parameters.emergency_voting_ms } else { parameters.voting_ms };
     let clock = state.clock();
     let id = agenda.proposals.checked_add(1).ok_or(Rejection::Overflow)?;
+    let stake_total = weight::total_stake(state);
     agenda.proposals = id;
     agenda.active.push(id);
     state.put_agenda(&agenda);
@@ -51,7 +52,7 @@ pub(super) fn propose(
         ends: clock.time.plus(voting_ms),
         ends_height: clock.height.plus(parameters.voting_blocks_min),
         tally: Tally::default(),
-        stake_total: Credits::ZERO,
+        stake_total,
         status: ProposalStatus::Voting,
     });
     Ok(())
@@ -79,8 +80,9 @@ pub(super) fn close_due(state: &mut State<'_>) -> Result<(), Rejection> {
     let (parameters, stake_total) = (state.parameters(), weight::total_stake(state));
     for mut proposal in due {
         let is_emergency = proposal.change.is_emergency();
-        let outcome = outcome::decide(&proposal.tally, stake_total, &parameters, is_emergency);
-        proposal.stake_total = stake_total;
+        proposal.stake_total = proposal.stake_total.max(stake_total);
+        let Proposal { tally, stake_total, .. } = &proposal;
+        let outcome = outcome::decide(tally, *stake_total, &parameters, is_emergency);
         if outcome.burns_deposit() {
             state.burn(proposal.deposit)?;
         } else {
@@ -143,5 +145,66 @@ const fn reason(refused: &Rejection) -> Failure {
         Rejection::Change(failure) => *failure,
         Rejection::Parameters(_) => Failure::Parameters,
         _ => Failure::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amount::{Height, PPM, TimestampMs};
+    use crate::ids::ContentHash;
+    use crate::keys::SecretKey;
+    use crate::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+    use crate::ledger::governance::ballots;
+    use crate::ledger::parameters::LedgerParameters;
+    use crate::transaction::{Capabilities, Choice, NodeKeys};
+
+    /// Nodes with these stakes in credits, each with an account of its own.
+    fn genesis(stakes: &[u64]) -> Genesis {
+        let mut seeds = 0..u8::MAX;
+        let mut key = || SecretKey::from_seed(&[seeds.next().expect("few"); 32]).public();
+        let node = |stake: &u64| GenesisNode {
+            account: key(),
+            keys: NodeKeys { node: key(), consensus: key(), vrf: key(), duty: key() },
+            capabilities: Capabilities { validates: true, ..Capabilities::default() },
+            stake: Credits::from_micro(*stake * PPM),
+            allowance: Credits::ZERO,
+        };
+        let nodes: Vec<_> = stakes.iter().map(node).collect();
+        let balance = Credits::from_micro(100 * PPM);
+        Genesis {
+            network: "test".to_owned(),
+            time: TimestampMs::new(1),
+            rules_version: RULES_VERSION,
+            parameters: LedgerParameters::default(),
+            accounts: nodes.iter().map(|n| GenesisAccount { key: n.account, balance }).collect(),
+            nodes,
+        }
+    }
+
+    #[test]
+    fn stake_that_leaves_during_a_vote_does_not_make_the_quorum_smaller() {
+        let check = |stakes: [u64; 2], left: u64, expect: ProposalStatus| {
+            let genesis = genesis(&stakes);
+            let (memory, _) = genesis.build().expect("valid");
+            let mut state = State::new(&memory);
+            let author = genesis.nodes[0].account.account_id();
+            let text = Change::Text { content: ContentHash::default() };
+            propose(&mut state, &author, "A text", &text).expect("taken");
+            ballots::cast(&mut state, &author, 1, Choice::Yes, 0).expect("counted");
+            let other = genesis.nodes[1].keys.node.node_id();
+            let mut node = state.node(&other).expect("registered");
+            node.stake = Credits::from_micro(left * PPM);
+            state.put_node(&node);
+            let ends = state.proposal(1).expect("open").ends;
+            state.put_clock(&Clock { time: ends, height: Height::new(99), ..state.clock() });
+            close_due(&mut state).expect("closes");
+            assert_eq!(state.proposal(1).expect("closed").status, expect, "{stakes:?} {left}");
+        };
+        let passed = ProposalStatus::Passed { execute_at: TimestampMs::new(345_600_001) };
+        check([300, 700], 300, ProposalStatus::NoQuorum);
+        check([334, 666], 666, passed);
+        // Stake that comes counts as well.
+        check([334, 666], 700, ProposalStatus::NoQuorum);
     }
 }

@@ -5,16 +5,14 @@ use crate::ids::AccountId;
 use crate::ledger::entries::StakeLock;
 use crate::ledger::state::State;
 
-/// Stake with which an account votes: all that it has put on nodes.
+/// Stake with which an account votes: what it has on any node, its own or another's.
 pub fn voting_stake(state: &State<'_>, account: &AccountId) -> Credits {
     state.bonded(account)
 }
 
-/// All stake that could vote. There are fewer credits than the sum could overflow with: stakes
-/// are part of the supply.
+/// All stake that could vote.
 pub fn total_stake(state: &State<'_>) -> Credits {
-    let stakes = state.nodes().into_iter().map(|n| n.stake.micro());
-    Credits::from_micro(stakes.fold(0, u64::saturating_add))
+    state.staked()
 }
 
 /// Until when the stake of an account may not be unbonded or moved to another node; none if it

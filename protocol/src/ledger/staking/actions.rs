@@ -3,6 +3,7 @@
 use crate::amount::Credits;
 use crate::ids::{AccountId, NodeId};
 use crate::ledger::Rejection;
+use crate::ledger::entries::Clock;
 use crate::ledger::entries::staking::{Commission, Delegation, Liability, Whereabouts};
 use crate::ledger::governance;
 use crate::ledger::staking::pool::Stake;
@@ -39,18 +40,22 @@ fn put_in(
     amount: Credits,
 ) -> Result<u128, Rejection> {
     rewards::settle(state, stake, delegation)?;
-    let shares = stake.deposit(state.clock().epoch, amount)?;
+    let shares = stake.deposit(state.stake_epoch(), amount)?;
     delegation.shares = delegation.shares.checked_add(shares).ok_or(Rejection::Overflow)?;
     Ok(shares)
 }
 
-/// Takes stake off a node; what came by a redelegation that is still open has to stay.
+/// Takes stake off a node; what came by a redelegation that is still open has to stay, and so has
+/// everything while a ballot locks it.
 fn take_out(
     state: &mut State<'_>,
     stake: &mut Stake,
     delegation: &mut Delegation,
     amount: Credits,
 ) -> Result<(), Rejection> {
+    if let Some(until) = governance::locked_until(state, &delegation.account) {
+        return Err(Rejection::StakeLocked { until });
+    }
     rewards::settle(state, stake, delegation)?;
     let bound = delegation.moved_in.iter().fold(0_u128, |sum, number| {
         let moved = match state.liability(*number).map(|l| l.now) {
@@ -60,7 +65,7 @@ fn take_out(
         sum.saturating_add(moved)
     });
     let free = delegation.shares.saturating_sub(bound);
-    let shares = stake.withdraw(state.clock().epoch, amount, free)?;
+    let shares = stake.withdraw(state.stake_epoch(), amount, free)?;
     delegation.shares = delegation.shares.checked_sub(shares).ok_or(Rejection::Overflow)?;
     Ok(())
 }
@@ -97,16 +102,9 @@ pub(in crate::ledger) fn bond_at_genesis(
 }
 
 fn liability(state: &State<'_>, account: &AccountId, node: &NodeId, now: Whereabouts) -> Liability {
-    let clock = state.clock();
-    Liability { account: *account, node: *node, height: clock.height, time: clock.time, now }
-}
-
-/// A ballot with conviction keeps its account's stake where it is.
-fn not_locked(state: &State<'_>, account: &AccountId) -> Result<(), Rejection> {
-    match governance::locked_until(state, account) {
-        Some(until) => Err(Rejection::StakeLocked { until }),
-        None => Ok(()),
-    }
+    let Clock { height, time, .. } = state.clock();
+    let (due, due_height) = slashing::due(&state.parameters(), time, height);
+    Liability { account: *account, node: *node, height, time, due, due_height, now }
 }
 
 pub(super) fn unbond(
@@ -116,7 +114,6 @@ pub(super) fn unbond(
     amount: Credits,
 ) -> Result<(), Rejection> {
     not_zero(amount)?;
-    not_locked(state, account)?;
     let mut stake = Stake::load(state, node)?;
     let mut delegation = state.delegation(account, node);
     if delegation.unbonding.len() >= limits::LIABILITIES_PER_DELEGATION_MAX {
@@ -137,7 +134,6 @@ pub(super) fn redelegate(
     amount: Credits,
 ) -> Result<(), Rejection> {
     not_zero(amount)?;
-    not_locked(state, account)?;
     if from == to {
         return Err(Rejection::Mismatch("the other node (it is the same)"));
     }
@@ -172,7 +168,7 @@ pub(super) fn set_commission(
     if u64::from(commission_ppm) > state.parameters().commission_max_ppm {
         return Err(Rejection::Mismatch("the commission (it is above the most)"));
     }
-    let (epoch, old) = (state.clock().epoch, stake.pool.commission);
+    let (epoch, old) = (state.stake_epoch(), stake.pool.commission);
     if old.changed_in >= epoch {
         return Err(Rejection::TooEarly("the commission was set in this epoch"));
     }

@@ -52,7 +52,7 @@ pub(super) fn act(
 
 /// Opens the pool of a node that was just registered.
 pub(super) fn open_pool(state: &mut State<'_>, node: &NodeId) {
-    let lows = Lows { epoch: state.clock().epoch, ..Lows::default() };
+    let lows = Lows { epoch: state.stake_epoch(), ..Lows::default() };
     state.put_pool(node, &Pool { lows, ..Pool::default() });
 }
 

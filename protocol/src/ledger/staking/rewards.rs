@@ -4,8 +4,8 @@
 //! was last paid; the difference times its shares is its claim. ("Scalable Reward Distribution on
 //! the Ethereum Blockchain", Batog, Boca, Johnson 2018; the same as Cosmos' F1, Ojha 2019, with
 //! slashing moved into the value of a share.) Divisions carry their remainder on, so a pool never
-//! loses a micro-credit; each claim is rounded down, so all claims together are never above what
-//! the pool holds.
+//! loses a micro-credit; what a claim rounds off is kept for the next, so all claims together are
+//! never above what the pool holds, and each account has all it is owed but for one micro-credit.
 //!
 //! The shares at the end of an epoch have its rewards. Whoever bonds just before shares in them
 //! once, and then waits the unbonding delay without any.
@@ -28,10 +28,12 @@ pub(super) fn settle(
 ) -> Result<(), Rejection> {
     let since = stake.pool.reward_per_share.saturating_sub(delegation.reward_per_share);
     delegation.reward_per_share = stake.pool.reward_per_share;
-    // The product is below owed times 2^64 plus the residue.
-    let earned = since.saturating_mul(delegation.shares) >> 64;
-    let earned =
-        Credits::from_micro(u64::try_from(earned).unwrap_or(u64::MAX)).min(stake.pool.owed);
+    // Below owed times 2^64.
+    let scaled =
+        since.saturating_mul(delegation.shares).saturating_add(u128::from(delegation.fraction));
+    delegation.fraction = u64::try_from(scaled & u128::from(u64::MAX)).unwrap_or(0);
+    let earned = Credits::from_micro(u64::try_from(scaled >> 64).unwrap_or(u64::MAX));
+    let earned = earned.min(stake.pool.owed);
     stake.pool.owed = stake.pool.owed.checked_sub(earned).ok_or(Rejection::Overflow)?;
     pay(state, &delegation.account, earned)
 }
@@ -115,6 +117,7 @@ pub(in crate::ledger) fn end_epoch(state: &mut State<'_>) -> Result<(), Rejectio
         row.work = 0;
     }
     state.put_attendance(&Attendance { rows, work: 0 });
+    state.turn_stake_epoch();
     Ok(())
 }
 
@@ -143,7 +146,7 @@ fn pay_row(
     let mut supply = state.supply();
     supply.validators = supply.validators.checked_sub(escrow).ok_or(Rejection::Overflow)?;
     state.put_supply(&supply);
-    let ended = state.clock().previous_epoch.0;
+    let ended = state.stake_epoch();
     let most = u32::try_from(parameters.commission_max_ppm).unwrap_or(u32::MAX);
     let commission = stake.pool.commission.of_epoch(ended).min(most);
     give(&mut stake, reward, commission)?;

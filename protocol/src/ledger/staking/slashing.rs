@@ -2,16 +2,20 @@
 //!
 //! What is bonded is burned at once. What left is not looked for: a node's slashes are remembered,
 //! and each [`Liability`] is cut by those that reach it when it ends. So a slash is the same work
-//! however many have left, and nobody leaves early: liabilities end in the order in which they
-//! began, under the delay of the parameters *as they are then*. A vote that lengthens the delay
-//! holds those who wait already.
+//! however many have left. Liabilities end in the order in which they began, so that slashes can be
+//! forgotten. A vote that lengthens the delay holds those who wait already, and one that shortens
+//! it lets nobody go before those who left earlier: stake that voted must not vote twice.
+//!
+//! What is bonded when the proof comes is cut, whoever bonded it and when: who delegates answers
+//! for the node.
 //!
 //! Stake that left in block `h` backed the validators of `h + 1` still (see
 //! [`State::turn_validators`]), so it answers for misdeeds up to there.
 
-use crate::amount::{Credits, Height, PPM};
+use crate::amount::{Credits, Height, PPM, TimestampMs};
 use crate::ledger::Rejection;
 use crate::ledger::entries::staking::{Liability, Pool, Slash, Whereabouts};
+use crate::ledger::parameters::LedgerParameters;
 use crate::ledger::staking::math::mul_div;
 use crate::ledger::staking::pool::Stake;
 use crate::ledger::staking::rewards;
@@ -51,7 +55,7 @@ pub(super) fn burn_bonded(
 ) -> Result<(), Rejection> {
     let before = stake.node.stake;
     let left = before.ppm(PPM.saturating_sub(ppm));
-    stake.set_stake(state.clock().epoch, left);
+    stake.set_stake(state.stake_epoch(), left);
     state.burn(before.checked_sub(left).ok_or(Rejection::Overflow)?)
 }
 
@@ -67,13 +71,23 @@ pub(super) fn forget(state: &State<'_>, pool: &mut Pool) {
     pool.absences.retain(|slash| slash.liabilities > first);
 }
 
-/// Whether a liability has lasted its time and its blocks. One block more than the evidence for
-/// the last height that it backed can come in.
+/// When stake that leaves now may end at the earliest. One block more than the evidence for the
+/// last height that it backed can come in.
+pub(super) fn due(
+    parameters: &LedgerParameters,
+    time: TimestampMs,
+    height: Height,
+) -> (TimestampMs, Height) {
+    let blocks = parameters.unbonding_blocks_min.saturating_add(BACKED_AFTER).saturating_add(1);
+    (time.plus(parameters.unbonding_ms), height.plus(blocks))
+}
+
+/// Whether a liability has lasted its time and its blocks: those of when it began, and those of
+/// now if a vote has lengthened them.
 fn is_due(state: &State<'_>, liability: &Liability) -> bool {
-    let (clock, parameters) = (state.clock(), state.parameters());
-    let blocks = parameters.unbonding_blocks_min.saturating_add(BACKED_AFTER);
-    clock.time >= liability.time.plus(parameters.unbonding_ms)
-        && clock.height > liability.height.plus(blocks)
+    let clock = state.clock();
+    let (time, height) = due(&state.parameters(), liability.time, liability.height);
+    clock.time >= time.max(liability.due) && clock.height >= height.max(liability.due_height)
 }
 
 /// Ends the liabilities that are due, a bounded number; the others end with the next blocks.
@@ -132,7 +146,7 @@ fn end_move(
     let burned = stake.value(lost);
     let rest = stake.node.stake.checked_sub(burned).ok_or(Rejection::Overflow)?;
     stake.pool.shares = stake.pool.shares.checked_sub(lost).ok_or(Rejection::Overflow)?;
-    stake.set_stake(state.clock().epoch, rest);
+    stake.set_stake(state.stake_epoch(), rest);
     delegation.shares = delegation.shares.checked_sub(lost).ok_or(Rejection::Overflow)?;
     delegation.moved_in.retain(|open| *open != number);
     state.put_delegation(&delegation);

@@ -23,6 +23,8 @@ pub mod prefix {
     pub const CANDIDATE: &[u8] = b"sv/";
     /// The liabilities' queue.
     pub const QUEUE: &[u8] = b"stake/queue";
+    /// Epochs that ended.
+    pub const EPOCHS: &[u8] = b"stake/epochs";
     /// Who signed.
     pub const ATTENDANCE: &[u8] = b"stake/attendance";
 }
@@ -81,7 +83,7 @@ impl State<'_> {
         if pool.tombstone.is_some() {
             return Credits::ZERO;
         }
-        let lows = pool.lows.rolled(self.clock().epoch, node.stake);
+        let lows = pool.lows.rolled(self.stake_epoch(), node.stake);
         lows.now.min(lows.before)
     }
 
@@ -120,6 +122,17 @@ impl State<'_> {
     /// The liabilities' queue.
     pub fn queue(&self) -> Queue {
         self.read(prefix::QUEUE).unwrap_or_default()
+    }
+
+    /// Number of the running epoch, counted by their ends from 1. The clock's number jumps over
+    /// epochs without a block, and starts anew when a vote changes their length.
+    pub fn stake_epoch(&self) -> u64 {
+        self.read(prefix::EPOCHS).unwrap_or(1)
+    }
+
+    pub(super) fn turn_stake_epoch(&mut self) {
+        let next = self.stake_epoch().saturating_add(1);
+        self.write(prefix::EPOCHS.to_vec(), &next);
     }
 
     /// Who signed in this epoch.

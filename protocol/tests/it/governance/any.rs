@@ -19,8 +19,8 @@ enum Attempt {
         choice: Choice,
         conviction: u8,
     },
-    /// Everybody says yes to the last.
-    Adopt,
+    /// Proposes, and everybody says the same.
+    Decide(Change, Choice),
     Open {
         micro: u64,
     },
@@ -73,35 +73,51 @@ fn changes() -> impl Strategy<Value = Change> {
 }
 
 fn attempts() -> impl Strategy<Value = Attempt> {
-    let choice =
-        prop_oneof![Just(Choice::Yes), Just(Choice::No), Just(Choice::Abstain), Just(Choice::Veto)];
+    let choice = || {
+        prop_oneof![
+            5 => Just(Choice::Yes),
+            1 => Just(Choice::No),
+            1 => Just(Choice::Abstain),
+            1 => Just(Choice::Veto)
+        ]
+    };
     prop_oneof![
-        3 => changes().prop_map(Attempt::Propose),
-        4 => (0..4_u64, choice, 0..5_u8)
+        1 => changes().prop_map(Attempt::Propose),
+        4 => (0..4_u64, choice(), 0..5_u8)
             .prop_map(|(back, choice, conviction)| Attempt::Ballot { back, choice, conviction }),
-        3 => Just(Attempt::Adopt),
+        3 => (changes(), choice()).prop_map(|(c, choice)| Attempt::Decide(c, choice)),
         1 => (1..50_000_000_u64).prop_map(|micro| Attempt::Open { micro }),
         2 => (1..15_u32).prop_map(Attempt::Wait),
     ]
 }
 
+/// A full mempool or a used nonce is a refusal like any other.
+fn try_send(chain: &mut TestChain, node: usize, payload: Payload) {
+    let signed = chain.sign(node, payload);
+    let _ = chain.submit(signed);
+}
+
 fn play(chain: &mut TestChain, node: usize, attempt: &Attempt) {
     let last = chain.view().agenda().proposals;
-    let mut send = |node: usize, payload: Payload| {
-        let signed = chain.sign(node, payload);
-        // A full mempool or a used nonce is a refusal like any other.
-        let _ = chain.submit(signed);
-    };
     match attempt {
-        Attempt::Propose(change) => send(node, proposing(change.clone())),
+        Attempt::Propose(change) => try_send(chain, node, proposing(change.clone())),
         Attempt::Ballot { back, choice, conviction } => {
-            send(node, voting(last.saturating_sub(*back), *choice, *conviction));
+            try_send(chain, node, voting(last.saturating_sub(*back), *choice, *conviction));
         }
-        Attempt::Adopt => (0..4).for_each(|node| send(node, voting(last, Choice::Yes, 0))),
+        Attempt::Decide(change, choice) => {
+            try_send(chain, node, proposing(change.clone()));
+            chain.step();
+            let last = chain.view().agenda().proposals;
+            (0..4).for_each(|node| try_send(chain, node, voting(last, *choice, 0)));
+        }
         Attempt::Open { micro } => {
             let escrow = Credits::from_micro(*micro);
             let model = spec(1).id();
-            send(node, Payload::OpenRounds { model, rounds: 2, parameters: parameters(), escrow });
+            try_send(
+                chain,
+                node,
+                Payload::OpenRounds { model, rounds: 2, parameters: parameters(), escrow },
+            );
         }
         Attempt::Wait(blocks) => chain.steps(*blocks),
     }
@@ -131,6 +147,9 @@ proptest! {
         }
         // The longest vote and the longest timelock of these changes, and some blocks.
         chain.steps(60);
+        let nodes = chain.view().nodes();
+        let stake: u64 = nodes.iter().map(|n| n.stake.micro()).sum();
+        prop_assert_eq!(chain.view().staked().micro(), stake);
         let proposals = chain.view().proposals(None, usize::MAX);
         prop_assert_eq!(proposals.len() as u64, chain.view().agenda().proposals);
         for proposal in proposals {

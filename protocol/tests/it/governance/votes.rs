@@ -4,7 +4,7 @@ use ayni_protocol::amount::Credits;
 use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::entries::{Failure, ProposalStatus};
 use ayni_protocol::ledger::governance::locked_until;
-use ayni_protocol::transaction::{Change, Choice};
+use ayni_protocol::transaction::{Change, Choice, Payload, StakingAction};
 
 use super::{
     account, adopt, decide, deposit, finish, parameter, proposal, propose, quick_genesis, reject,
@@ -195,23 +195,36 @@ fn a_passed_change_waits_for_the_timelock() {
 fn a_shorter_unbonding_delay_ends_longer_votes_with_it() {
     let mut genesis = quick_genesis(4);
     genesis.parameters.voting_ms = 50_000;
+    genesis.parameters.timelock_ms = 15_000;
+    genesis.parameters.unbonding_ms = 70_000;
+    genesis.parameters.evidence_blocks_max = 10;
+    genesis.parameters.unbonding_blocks_min = 10;
     let mut chain = TestChain::of(genesis);
-    let shorter = Change::Parameters(vec![
-        ("voting_ms".to_owned(), 5_000),
-        ("unbonding_ms".to_owned(), 10_000),
-    ]);
-    let first = propose(&mut chain, 0, shorter);
+    let shorter = [("voting_ms", 5_000), ("timelock_ms", 3_000), ("unbonding_ms", 10_000)];
+    let shorter = shorter.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let first = propose(&mut chain, 0, Change::Parameters(shorter));
     (0..4).for_each(|node| chain.send(node, voting(first, Choice::Yes, 0)));
     while status(&chain, first) == ProposalStatus::Voting {
         chain.step();
     }
+    // Votes on another, and leaves while the first waits for its time.
     let second = propose(&mut chain, 1, text(1));
-    let long = proposal(&chain, second).ends;
+    chain.send(0, voting(second, Choice::Yes, 0));
+    chain.step();
+    let amount = Credits::from_micro(micro(900, 0));
+    chain.send(0, stake(&chain, 0, amount, true));
+    chain.step();
+    let before = proposal(&chain, second);
+    assert_eq!(before.ends, before.submitted.plus(50_000));
     finish(&mut chain, first);
-    let now = chain.view().clock().time;
-    assert!(long > now.plus(10_000), "it was to last longer");
-    assert_eq!(proposal(&chain, second).ends, now.plus(10_000));
-    finish(&mut chain, second);
+    assert_eq!(proposal(&chain, second).ends, before.submitted.plus(10_000));
+    // The stake is free at once, and the vote is over for everybody.
+    assert!(chain.view().account(&account(&chain, 0)).balance > amount);
+    let refused = chain.try_now(1, voting(second, Choice::Yes, 0));
+    assert_eq!(refused, Err(Rejection::WrongPhase("the vote is over")));
+    chain.step();
+    assert!(status(&chain, second) != ProposalStatus::Voting);
+    assert_eq!(proposal(&chain, second).tally, before.tally);
     assert_eq!(replay(&chain.genesis, &chain.blocks, 4), root(&chain.state));
 }
 
@@ -227,4 +240,76 @@ fn the_outcome_of_one_vote_does_not_touch_another() {
     assert_eq!(listed, [3, 2], "newest first");
     let listed: Vec<_> = chain.view().proposals(Some(2), 9).iter().map(|p| p.id).collect();
     assert_eq!(listed, [1]);
+}
+
+fn stake(chain: &TestChain, node: usize, amount: Credits, leaves: bool) -> Payload {
+    let node = chain.nodes[node].node.public().node_id();
+    Payload::Staking(if leaves {
+        StakingAction::Unbond { node, amount }
+    } else {
+        StakingAction::Bond { node, amount }
+    })
+}
+
+#[test]
+fn stake_that_voted_cannot_vote_again_from_another_account() {
+    let mut genesis = quick_genesis(3);
+    genesis.parameters.unbonding_ms = 8_000;
+    genesis.parameters.evidence_blocks_max = 10;
+    genesis.parameters.unbonding_blocks_min = 10;
+    let mut chain = TestChain::of(genesis);
+    let amount = Credits::from_micro(micro(900, 0));
+    let rich = |chain: &TestChain| chain.view().account(&account(chain, 0)).balance > amount;
+    let spend =
+        Payload::Transfer { to: account(&chain, 1), amount: Credits::from_micro(micro(900, 0)) };
+    chain.send(0, spend);
+    let id = propose(&mut chain, 0, text(1));
+    assert!(!rich(&chain));
+    chain.send(0, voting(id, Choice::Yes, 0));
+    chain.step();
+    // Without conviction it may leave at once; it is there when the vote is over.
+    chain.send(0, stake(&chain, 0, amount, true));
+    chain.step();
+    while !rich(&chain) {
+        chain.step();
+    }
+    let over = proposal(&chain, id);
+    assert!(over.status != ProposalStatus::Voting, "{over:?}");
+    assert_eq!(over.tally.turnout, Credits::from_micro(micro(1_000, 0)));
+    assert_eq!(over.stake_total, Credits::from_micro(micro(3_000, 0)), "of all who were there");
+}
+
+#[test]
+fn what_was_bonded_since_weighs_in_the_next_ballot() {
+    let mut chain = staked(&[micro(400, 0), micro(400, 0), micro(200, 0)]);
+    let id = propose(&mut chain, 0, text(2));
+    chain.send(1, voting(id, Choice::No, 0));
+    chain.step();
+    chain.send(1, stake(&chain, 2, Credits::from_micro(micro(50, 0)), false));
+    chain.step();
+    assert_eq!(proposal(&chain, id).tally.no, micro(400, 0));
+    chain.send(1, voting(id, Choice::No, 0));
+    chain.step();
+    assert_eq!(proposal(&chain, id).tally.no, micro(450, 0), "its own and the delegated");
+}
+
+#[test]
+fn conviction_keeps_the_stake_on_its_node() {
+    let mut chain = staked(&[micro(400, 0), micro(500, 0), micro(100, 0)]);
+    let id = propose(&mut chain, 0, text(1));
+    chain.send(0, voting(id, Choice::Yes, 1));
+    chain.step();
+    let until = proposal(&chain, id).ends.plus(60_000);
+    let some = Credits::from_micro(micro(1, 0));
+    let (from, to) =
+        (chain.nodes[0].node.public().node_id(), chain.nodes[1].node.public().node_id());
+    let moving = || Payload::Staking(StakingAction::Redelegate { from, to, amount: some });
+    while chain.view().clock().time < until {
+        let leaving = chain.try_now(0, stake(&chain, 0, some, true));
+        assert_eq!(leaving, Err(Rejection::StakeLocked { until }));
+        assert_eq!(chain.try_now(0, moving()), Err(Rejection::StakeLocked { until }));
+        chain.step();
+    }
+    assert_eq!(chain.try_now(0, stake(&chain, 0, some, true)), Ok(()));
+    assert_eq!(chain.try_now(0, moving()), Ok(()));
 }

@@ -6,6 +6,9 @@
 //!
 //! All methods block (they sync to disk); async callers use [`Ledger::run`].
 
+mod replay;
+mod snapshots;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +19,17 @@ use protocol::amount::{Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
+use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing};
 use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
 use protocol::transaction::VerifiedTransaction;
-use storage::ledger::{ReplayCause, StateDamage};
-use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
+use storage::{LedgerStore, Retention, SignerGuard, StateRecovery, StateView};
 use tokio::sync::watch;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
-const INCLUDED_MAX: usize = 16_384;
+const INCLUDED_MAX: usize = 65_536;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -55,6 +57,7 @@ pub struct Ledger {
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
     lost_until: Option<Height>,
+    retention: Retention,
 }
 
 struct Inner {
@@ -90,7 +93,12 @@ pub fn now() -> TimestampMs {
 
 impl Ledger {
     /// Opens the ledger in `dir` and replays what its state lacks.
-    pub fn open(dir: &Path, guard: &Path, genesis: &Genesis) -> anyhow::Result<Arc<Self>> {
+    pub fn open(
+        dir: &Path,
+        guard: &Path,
+        genesis: &Genesis,
+        retention: Retention,
+    ) -> anyhow::Result<Arc<Self>> {
         let chain = genesis.chain_id();
         let opened = storage::LedgerStore::open(dir, &chain, guard)
             .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
@@ -98,7 +106,7 @@ impl Ledger {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
-        let host = replay(&mut store, genesis)?;
+        let host = replay::replay(&mut store, genesis)?;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
             Some(decided) => decode_block(&decided)?.header.time,
@@ -116,7 +124,8 @@ impl Ledger {
             guard: store.guard(),
             applied,
             included: Mutex::default(),
-            lost_until: lost_until(&opened.recovery.state),
+            lost_until: opened.recovery.lost_until,
+            retention,
             inner: Mutex::new(Inner { host, store }),
         }))
     }
@@ -181,13 +190,36 @@ impl Ledger {
         self.view.read(|snapshot| (snapshot.root(), protocol::ledger::audit::audit(snapshot)))
     }
 
-    /// Puts a transaction into the mempool.
-    pub fn submit(
+    /// Puts transactions into the mempool, in order, as one step.
+    pub fn submit_many(
         &self,
-        transaction: VerifiedTransaction,
-    ) -> Result<TransactionHash, MempoolError> {
+        transactions: Vec<VerifiedTransaction>,
+    ) -> Vec<Result<TransactionHash, MempoolError>> {
+        if transactions.is_empty() {
+            return Vec::new();
+        }
         let mut inner = self.lock();
-        self.view.read(|snapshot| inner.host.mempool.insert(&State::new(snapshot), transaction))
+        self.view.read(|snapshot| {
+            let state = State::new(snapshot);
+            let pool = &mut inner.host.mempool;
+            transactions.into_iter().map(|t| pool.insert(&state, t)).collect()
+        })
+    }
+
+    /// Which transactions wait in the mempool.
+    pub fn pending(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let inner = self.lock();
+        hashes.iter().map(|hash| inner.host.mempool.contains(hash)).collect()
+    }
+
+    /// Which transactions wait in the mempool or were applied not long ago.
+    pub fn known(&self, hashes: &[TransactionHash]) -> Vec<bool> {
+        let mut known = self.pending(hashes);
+        let included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, hash) in known.iter_mut().zip(hashes) {
+            *known = *known || included.heights.contains_key(hash);
+        }
+        known
     }
 
     /// Makes a transaction with the next free nonce of (account, key) and puts it into the
@@ -216,7 +248,7 @@ impl Ledger {
     /// Pending transactions and their bytes.
     pub fn mempool_size(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.host.mempool.len(), inner.host.mempool.in_order().map(|t| t.size()).sum())
+        (inner.host.mempool.len(), inner.host.mempool.bytes())
     }
 
     /// Height at which a transaction was applied, if that was not long ago.
@@ -279,6 +311,7 @@ impl Ledger {
             Err(error) => fatal("store a decided block", &error),
         };
         self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
+        self.keep_snapshot(inner);
         self.remember(decision.height, block);
         self.applied.send_replace(Applied {
             height: decision.height,
@@ -288,6 +321,25 @@ impl Ledger {
             transactions: u32::try_from(block.transactions.len()).unwrap_or(u32::MAX),
         });
         Ok(())
+    }
+
+    /// Takes the snapshot that is due, and deletes what lies behind older ones.
+    fn keep_snapshot(&self, inner: &mut Inner) {
+        match snapshots::take_if_due(&inner.store, &mut inner.host) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => fatal("take a snapshot of the state", &error),
+        }
+        match inner.store.prune(self.retention) {
+            Ok(pruned) => tracing::debug!(?pruned, "what the retention does not ask for"),
+            // What is kept too long does no harm.
+            Err(error) => tracing::error!(%error, "old blocks were not deleted"),
+        }
+    }
+
+    /// The first height whose block is kept.
+    pub fn first(&self) -> Height {
+        self.lock().store.blocks().first().unwrap_or(Height::new(1))
     }
 
     fn remember(&self, height: Height, block: &Block) {
@@ -347,68 +399,7 @@ impl Ledger {
     }
 }
 
-/// The state shows how far the node had come: it may have voted on the height after that.
-fn lost_until(recovery: &StateRecovery) -> Option<Height> {
-    match recovery {
-        StateRecovery::NeedsReplay {
-            cause: ReplayCause::SetAside { damage: StateDamage::AheadOfLog { state, .. }, .. },
-            ..
-        } => Some(state.plus(1)),
-        _ => None,
-    }
-}
-
 /// Decodes a stored block.
 pub fn decode_block(decided: &DecidedBlock) -> anyhow::Result<Block> {
     codec::decode(&decided.block).context("a stored block does not decode")
-}
-
-/// Brings the state up to the block log and makes the host that stands there.
-fn replay(store: &mut LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
-    let genesis_state = genesis.build().context("the genesis is not valid")?;
-    let mut host: Option<Host> = None;
-    let mut replayed = 0_u64;
-    while let Some(next) = store.next_replay().context("cannot read the block log")? {
-        match next {
-            Replay::Genesis => {
-                store.commit_genesis(&genesis_state.1).context("cannot store the genesis")?;
-            }
-            Replay::Block(decided) => {
-                let mut at = match host.take() {
-                    Some(host) => host,
-                    None => host_at_state(store, genesis)?,
-                };
-                let view = store.view();
-                let block = decode_block(&decided)?;
-                let height = at.height();
-                let decision = view
-                    .read(|state| at.decide(state, *decided, &block))
-                    .with_context(|| format!("block {height} of the log does not replay"))?;
-                let root =
-                    store.commit_replayed(&decision.changes).context("cannot replay a block")?;
-                view.read(|state| at.committed(&decision, root, state));
-                replayed += 1;
-                host = Some(at);
-            }
-        }
-    }
-    if replayed > 0 {
-        tracing::info!(blocks = replayed, "replayed the block log");
-    }
-    match host {
-        Some(host) => Ok(host),
-        None => host_at_state(store, genesis),
-    }
-}
-
-fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
-    let view = store.view();
-    let at = view.tip().context("the state has no height after replay")?;
-    let certificate = store
-        .blocks()
-        .get(at.height)
-        .context("cannot read the block log")?
-        .map(|decided| decided.certificate);
-    let tip = Tip { height: at.height, block: at.block, certificate, state: view.root() };
-    Ok(view.read(|state| Host::new(genesis.chain_id(), tip, state)))
 }

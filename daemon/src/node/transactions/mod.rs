@@ -1,43 +1,89 @@
 //! Sending transactions: sign, keep, gossip, wait.
+//!
+//! **Invariant.** What is acknowledged to a client is on disk ([`journal`]), is sent until it is
+//! applied or gone from the pool ([`own`]), and is back in the pool after a restart.
 
+mod incoming;
+mod journal;
+mod outgoing;
+mod own;
+mod submit;
+
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use libp2p::PeerId;
-use protocol::amount::{Credits, Height};
+use anyhow::Result;
+use bytes::Bytes;
+use protocol::amount::Credits;
 use protocol::api::{ApiError, ErrorCode, TransactionReceipt};
 use protocol::codec;
-use protocol::gossip::TransactionBatch;
 use protocol::host::MempoolError;
 use protocol::ids::{AccountId, ChainId, TransactionHash};
 use protocol::keys::SecretKey;
 use protocol::ledger::state::View;
 use protocol::ledger::{Rejection, fees};
 use protocol::transaction::{Payload, SignedTransaction, Transaction, VerifiedTransaction};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::ledger::Ledger;
-use crate::network::{Acceptance, GossipMessage, NetworkHandle, Severity, Topic};
+use crate::network::{Acceptance, GossipMessage, NetworkHandle};
+use incoming::Incoming;
+use journal::Journal;
+use own::Own;
 
 /// Bytes of a transaction beside its payload: ids, keys, numbers, two signatures.
 const ENVELOPE_BYTES_MAX: usize = 384;
 /// Times today's base fee that an own transaction may cost: 17 full blocks of growth.
 const FEE_ROOM: u64 = 8;
-/// Own transactions that are sent again until they are applied.
-const OWN_MAX: usize = 256;
-/// Blocks after which an own transaction that is neither applied nor pending is given up.
-const GIVE_UP_BLOCKS: u64 = 1_000;
-
 /// See the module.
 pub struct Transactions {
     ledger: Arc<Ledger>,
     network: NetworkHandle,
     chain: ChainId,
     account: AccountId,
-    sequence: AtomicU64,
-    own: Mutex<Vec<(VerifiedTransaction, Height)>>,
     arrivals: Arc<Notify>,
+    own: Arc<Own>,
+    journal: Journal,
+    outgoing: mpsc::Sender<Bytes>,
+    incoming: mpsc::Sender<GossipMessage>,
+}
+
+/// What sending transactions needs.
+pub struct Setup {
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    /// The network.
+    pub network: NetworkHandle,
+    /// The chain.
+    pub chain: ChainId,
+    /// Whose transactions the node makes itself.
+    pub account: AccountId,
+    /// Where pending transactions are kept.
+    pub dir: PathBuf,
+}
+
+/// Puts transactions of an earlier run back into the pool, as far as they still can apply.
+fn restore(ledger: &Ledger, chain: &ChainId, own: &Own, transactions: Vec<Vec<u8>>) {
+    if transactions.is_empty() {
+        return;
+    }
+    let count = transactions.len();
+    let parsed: Vec<_> = transactions
+        .into_iter()
+        .filter_map(|bytes| Some((VerifiedTransaction::parse(&bytes, chain).ok()?, bytes)))
+        .collect();
+    let verified = parsed.iter().map(|(verified, _)| verified.clone()).collect();
+    let mut pending = 0_usize;
+    for (result, (_, bytes)) in ledger.submit_many(verified).into_iter().zip(parsed) {
+        if let Ok(hash) = result {
+            own.add(hash, bytes.into());
+            pending += 1;
+        }
+    }
+    tracing::info!(kept = count, pending, "restored pending transactions");
 }
 
 /// Turns a refusal of the mempool into an answer for people.
@@ -98,16 +144,33 @@ fn fee_max(view: &View<'_>, payload: &Payload) -> Credits {
 }
 
 impl Transactions {
-    /// For one account on one chain; `arrivals` is rung when there is something to put in a block.
-    pub fn new(
-        ledger: Arc<Ledger>,
-        network: NetworkHandle,
-        chain: ChainId,
-        account: AccountId,
-        arrivals: Arc<Notify>,
-    ) -> Self {
-        let sequence = AtomicU64::new(super::ledger::now().get());
-        Self { ledger, network, chain, account, sequence, own: Mutex::default(), arrivals }
+    /// Restores what an earlier run acknowledged and starts the tasks. Blocks.
+    pub fn open(setup: Setup, tracker: &TaskTracker, token: &CancellationToken) -> Result<Self> {
+        let Setup { ledger, network, chain, account, dir } = setup;
+        let arrivals = Arc::new(Notify::new());
+        let own = Arc::new(Own::default());
+        let (journal, restored) = Journal::open(
+            dir,
+            chain,
+            Arc::clone(&ledger),
+            Arc::clone(&own),
+            tracker,
+            token.clone(),
+        )?;
+        restore(&ledger, &chain, &own, restored);
+        let (outgoing, gathered) = mpsc::channel(outgoing::QUEUE);
+        // Later than every number of an earlier start.
+        let sequence = super::ledger::now().get();
+        tracker.spawn(outgoing::run(network.clone(), gathered, sequence, token.clone()));
+        let (incoming, messages) = mpsc::channel(incoming::QUEUE);
+        let task = Incoming {
+            ledger: Arc::clone(&ledger),
+            network: network.clone(),
+            chain,
+            arrivals: Arc::clone(&arrivals),
+        };
+        tracker.spawn(task.run(messages, token.clone()));
+        Ok(Self { ledger, network, chain, account, arrivals, own, journal, outgoing, incoming })
     }
 
     /// Rung when a transaction has come in.
@@ -137,12 +200,12 @@ impl Transactions {
             .await?;
         self.arrivals.notify_one();
         let hash = sent.hash();
-        let mut own = self.own.lock().await;
-        if own.len() < OWN_MAX {
-            own.push((sent.clone(), self.ledger.applied().height));
+        let bytes = Bytes::from(codec::encode(sent.signed()));
+        self.own.add(hash, bytes.clone());
+        self.gossip(std::slice::from_ref(&bytes)).await;
+        if let Err(why) = self.journal.keep(vec![bytes]).await {
+            tracing::warn!(%why, transaction = %hash.short(), "a restart would lose a transaction");
         }
-        drop(own);
-        self.publish(vec![sent.signed().clone()]).await;
         Ok(hash)
     }
 
@@ -198,75 +261,18 @@ impl Transactions {
         tried.map_err(|rejection| rejected(&rejection))
     }
 
-    async fn publish(&self, transactions: Vec<SignedTransaction>) {
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let batch = TransactionBatch { sequence, transactions };
-        if let Ok(bytes) = codec::encode_checked(&batch) {
-            self.network.publish(Topic::Transactions, bytes).await;
-        }
-    }
-
     /// Sends own transactions again that are not applied yet; call it every few seconds.
     pub async fn resend(&self) {
-        let height = self.ledger.applied().height;
-        let mut own = self.own.lock().await;
-        let mut waiting = Vec::new();
-        for (transaction, since) in std::mem::take(&mut *own) {
-            let hash = transaction.hash();
-            let gone = self.ledger.included(&hash).is_some()
-                || height.get() > since.get().saturating_add(GIVE_UP_BLOCKS);
-            if !gone && self.ledger.run(move |ledger| ledger.is_pending(&hash)).await {
-                waiting.push((transaction, since));
-            }
-        }
-        own.clone_from(&waiting);
-        drop(own);
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for (transaction, _) in waiting {
-            bytes += transaction.size();
-            if bytes > protocol::limits::TRANSACTION_BATCH_BYTES_MAX / 2 {
-                break;
-            }
-            batch.push(transaction.signed().clone());
-        }
-        if !batch.is_empty() {
-            self.publish(batch).await;
-        }
+        let own = Arc::clone(&self.own);
+        let due = self.ledger.run(move |ledger| own.due(ledger)).await;
+        self.gossip(&due).await;
     }
 
-    /// Takes in a batch from gossip.
+    /// Takes in a batch from gossip, or drops it when too many wait.
     pub async fn receive(&self, message: GossipMessage) {
-        let chain = self.chain;
-        let bytes = message.bytes;
-        let acceptance = self
-            .ledger
-            .run(move |ledger| {
-                let Ok(batch) = codec::decode::<TransactionBatch>(&bytes) else {
-                    return Acceptance::Reject;
-                };
-                if batch.transactions.is_empty() {
-                    return Acceptance::Reject;
-                }
-                let mut useful = false;
-                for signed in batch.transactions {
-                    let Ok(verified) = signed.verify(&chain) else { return Acceptance::Reject };
-                    match ledger.submit(verified) {
-                        Ok(_) | Err(MempoolError::Known) => useful = true,
-                        Err(_) => {}
-                    }
-                }
-                if useful { Acceptance::Accept } else { Acceptance::Ignore }
-            })
-            .await;
-        if acceptance == Acceptance::Reject {
-            self.report(message.source, "a batch of transactions that does not verify");
+        if let Err(refused) = self.incoming.try_send(message) {
+            let message = refused.into_inner();
+            self.network.validate(message.id, message.from, Acceptance::Ignore).await;
         }
-        self.arrivals.notify_one();
-        self.network.validate(message.id, message.from, acceptance).await;
-    }
-
-    fn report(&self, peer: PeerId, reason: &'static str) {
-        self.network.report(peer, Severity::LowTolerance, reason);
     }
 }

@@ -1,0 +1,42 @@
+//! What the benchmark must show to succeed. Aims are stated for four validators.
+
+use super::report::Report;
+
+/// Validators for which the aims are stated.
+const VALIDATORS: usize = 4;
+/// CPU time of one validator per transfer at saturation, in microseconds.
+const CPU_US_MAX: f64 = 100.0;
+/// Transfers a second at saturation.
+const TX_PER_S_MIN: f64 = 2_500.0;
+/// Median finality at the rate below, in milliseconds.
+const FINALITY_P50_MS_MAX: f64 = 150.0;
+/// The rate for which finality is stated.
+const RATE: u64 = 1_000;
+
+/// The aims that were missed, in words.
+pub(super) fn missed(report: &Report) -> Vec<String> {
+    if report.validators != VALIDATORS {
+        return Vec::new();
+    }
+    let mut missed = Vec::new();
+    let rate = report.saturated.tx_per_s;
+    if rate < TX_PER_S_MIN {
+        missed.push(format!("at least {TX_PER_S_MIN:.0} transfers/s: {rate:.0}"));
+    }
+    match report.saturated.cpu_us_per_tx_and_validator {
+        Some(cpu) if cpu <= CPU_US_MAX => {}
+        cpu => missed.push(format!(
+            "at most {CPU_US_MAX:.0} us of CPU per transfer and validator: {:.1}",
+            cpu.unwrap_or(f64::INFINITY)
+        )),
+    }
+    match report.steady.finality_p50_ms {
+        _ if report.rate != RATE => {}
+        Some(p50) if p50 <= FINALITY_P50_MS_MAX => {}
+        p50 => missed.push(format!(
+            "finality p50 of at most {FINALITY_P50_MS_MAX:.0} ms at {RATE} transfers/s: {:.1}",
+            p50.unwrap_or(f64::INFINITY)
+        )),
+    }
+    missed
+}

@@ -1,0 +1,158 @@
+//! `bench ledger`: how fast transfers become final on a network of real validators.
+//!
+//! Three networks are run one after another, each from its genesis: one without transactions,
+//! whose blocks follow one another as fast as the engine makes them (the floor that the
+//! application stands on); one under a steady rate; one that is kept saturated. Transfers are
+//! signed before the clock starts and sent to all nodes through their interfaces. Finality is
+//! measured as a client sees it: from the moment before the request is sent to the moment at
+//! which the same node tells of the block that holds the transfer.
+//!
+//! **Invariant.** A figure is given only if every transfer sent became final, all nodes hold the
+//! same state and the credits on it are conserved.
+
+mod accounts;
+mod aims;
+mod load;
+mod measure;
+mod network;
+mod report;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::workspace::Workspace;
+use accounts::Accounts;
+use load::Shape;
+use network::{BenchNetwork, Blocks};
+use report::{Figures, Report};
+
+/// Fewest validators: one fault is tolerated.
+const VALIDATORS_MIN: usize = 4;
+/// Most validators: each is a process on this machine.
+const VALIDATORS_MAX: usize = 32;
+/// Most signing accounts that a genesis file holds beside the validators.
+const ACCOUNTS_MAX: usize = 4_096;
+/// Transfers signed for a second of saturation: more than any machine so far has taken.
+const SATURATION_PER_S: usize = 10_000;
+
+/// What is measured, and how long.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Validators, each a process.
+    #[arg(long, default_value_t = 4)]
+    pub validators: usize,
+    /// Accounts that sign.
+    #[arg(long, default_value_t = 2_048)]
+    pub accounts: usize,
+    /// Seconds measured in each of the three runs.
+    #[arg(long, default_value_t = 15)]
+    pub seconds: u64,
+    /// Transfers a second in the steady run.
+    #[arg(long, default_value_t = 1_000)]
+    pub rate: u64,
+    /// Transfers that wait for finality at one time in the saturated run.
+    #[arg(long, default_value_t = 6_000)]
+    pub window: usize,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Options {
+    /// Refuses what cannot be run.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(
+            (VALIDATORS_MIN..=VALIDATORS_MAX).contains(&self.validators),
+            "--validators must be {VALIDATORS_MIN} to {VALIDATORS_MAX}, not {}",
+            self.validators
+        );
+        ensure!(
+            (self.validators..=ACCOUNTS_MAX).contains(&self.accounts),
+            "--accounts must be from the number of validators to {ACCOUNTS_MAX}, not {}",
+            self.accounts
+        );
+        ensure!((3..=600).contains(&self.seconds), "--seconds must be 3 to 600");
+        ensure!((1..=50_000).contains(&self.rate), "--rate must be 1 to 50,000 a second");
+        ensure!((1..=60_000).contains(&self.window), "--window must be 1 to 60,000");
+        Ok(())
+    }
+}
+
+/// Runs the benchmark; success when every aim stated for it is met.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    options.validate()?;
+    // One thread: the load generator must not compete with what it measures more than it must.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = measure_all(workspace, options) => report,
+            // Dropping the networks kills their processes.
+            _ = stop_asked() => bail!("interrupted"),
+        }
+    })?;
+    let missed = aims::missed(&report);
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        report::print(&report, &missed);
+    }
+    for aim in &missed {
+        eprintln!("aim missed: {aim}");
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns when this program is asked to end.
+async fn stop_asked() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {
+    let length = Duration::from_secs(options.seconds);
+    let empty = run_one(workspace, options, Blocks::Unthrottled, Shape::Nothing, length, 0).await?;
+    let total = usize::try_from(options.rate * options.seconds)?;
+    let shape = Shape::Rate { per_s: options.rate };
+    let steady = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
+    let total = SATURATION_PER_S * usize::try_from(options.seconds)?;
+    let shape = Shape::Window { transfers: options.window };
+    let saturated = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
+    Ok(Report::new(options, empty, steady, saturated))
+}
+
+/// One network from its genesis to its end.
+async fn run_one(
+    workspace: &Workspace,
+    options: &Options,
+    blocks: Blocks,
+    shape: Shape,
+    length: Duration,
+    transfers: usize,
+) -> Result<Figures> {
+    eprintln!("bench ledger: {}", shape.name());
+    let plan = network::Plan {
+        folder: workspace.target().join("bench").join("ledger"),
+        validators: options.validators,
+        accounts: options.accounts,
+        blocks,
+    };
+    let (mut network, genesis) = BenchNetwork::start(workspace, &plan).await?;
+    let outcome = async {
+        let accounts = Accounts::sign(&genesis, options, transfers)?;
+        let observed = load::run(&network, accounts, shape, length).await?;
+        network.check_agreement().await?;
+        measure::figures(&network, observed).await
+    };
+    let outcome = outcome.await;
+    let stopped = network.stop().await;
+    let figures = outcome?;
+    stopped?;
+    Ok(figures)
+}

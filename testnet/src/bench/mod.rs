@@ -1,0 +1,3 @@
+//! Benchmarks of real processes.
+
+pub mod ledger;
