@@ -11,6 +11,7 @@ pub(crate) mod node;
 pub(crate) mod review;
 mod status;
 pub(crate) mod train;
+mod watch;
 
 use crate::arguments::Command;
 use crate::context::Context;

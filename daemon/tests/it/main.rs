@@ -4,6 +4,7 @@ mod attack;
 mod bad_input;
 mod chain;
 mod exchange;
+mod history;
 mod kills;
 mod ledger;
 mod node;

@@ -8,7 +8,8 @@ use std::path::Path;
 use jmt::storage::{Node, NodeKey};
 use protocol::store::StateChanges;
 
-use super::view::{Committed, encode, node_key, prefixed};
+use super::recent::Recent;
+use super::view::{Committed, Nodes, encode, node_key, prefixed};
 use super::{LedgerState as _, META, StateOpenError, StateStore, VALUE};
 use crate::block_log::Tip;
 use crate::durable;
@@ -25,8 +26,7 @@ const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 pub(crate) fn import(dir: &Path, file: &Path, info: &Info) -> Result<(), SnapshotError> {
     let mut state = StateStore::open(dir).map_err(open_error)?;
     fill(&mut state, file, info)?;
-    state.unflushed = 1;
-    state.flush().map_err(CommitError::from)?;
+    state.sync().map_err(CommitError::from)?;
     state
         .check_integrity()
         .map_err(|_| SnapshotError::OtherRoot { found: state.root(), stated: info.head.root })?;
@@ -43,6 +43,8 @@ fn fill(state: &mut StateStore, file: &Path, info: &Info) -> Result<(), Snapshot
         let root = NodeKey::new(before, std::iter::empty().collect());
         state.shared.db.insert(node_key(&root), encode(&Node::Null))?;
     }
+    // Batches go to sled directly.
+    let none = Recent::default();
     let mut reader = snapshot::open(file)?;
     let mut root = tree::empty_root();
     for version in first_version..=height {
@@ -56,7 +58,8 @@ fn fill(state: &mut StateStore, file: &Path, info: &Info) -> Result<(), Snapshot
                 }
             }
         }
-        let update = tree::update(&*state.shared, version, &changes).map_err(CommitError::from)?;
+        let nodes = Nodes { db: &state.shared.db, recent: &none };
+        let update = tree::update(&nodes, version, &changes).map_err(CommitError::from)?;
         root = update.root;
         let mut batch = sled::Batch::default();
         for (key, value) in &changes {

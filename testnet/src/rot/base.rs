@@ -61,9 +61,7 @@ impl Base {
         collect(dir, dir, &mut files)?;
         files.sort();
         // The last segment is the only one that may be short, so it is a kind of its own.
-        if let Some((kind, _)) =
-            files.iter_mut().filter(|(kind, _)| kind == "block segment").next_back()
-        {
+        if let Some((kind, _)) = files.iter_mut().rfind(|(kind, _)| kind == "block segment") {
             "block segment, last".clone_into(kind);
         }
         Ok(Self { dir: dir.to_path_buf(), seed, height: HEIGHT, root, files, first })
