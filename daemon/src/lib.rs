@@ -6,6 +6,7 @@
 pub mod api;
 pub mod blobs;
 pub mod engine;
+pub mod ledger_tool;
 pub mod network;
 pub mod node;
 pub mod worker;

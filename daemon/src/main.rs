@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use ayni_daemon::ledger_tool;
 use ayni_daemon::node::{home, start};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use protocol::home::Home;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,13 +17,34 @@ use tracing_subscriber::EnvFilter;
 #[command(version, about)]
 struct Options {
     /// Home directory of the node.
-    #[arg(long, env = "AYNI_HOME")]
-    home: PathBuf,
+    #[arg(long, env = "AYNI_HOME", required_unless_present = "tool")]
+    home: Option<PathBuf>,
+    /// Instead of running the node.
+    #[command(subcommand)]
+    tool: Option<Tool>,
+}
+
+/// What `aynid` does besides being a node.
+#[derive(Subcommand)]
+enum Tool {
+    /// Check, repair, export or import the ledger of a stopped node.
+    #[command(subcommand)]
+    Ledger(ledger_tool::Command),
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match run(options) {
+    let outcome = match (options.tool, options.home) {
+        (Some(Tool::Ledger(command)), _) => ledger_tool::run(&command).map(|text| {
+            #[expect(clippy::print_stdout, reason = "the answer of a command")]
+            {
+                print!("{text}");
+            }
+        }),
+        (None, Some(home)) => run(home),
+        (None, None) => unreachable!("clap requires a home without a tool"),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "must be seen whatever is logged, and once")]
@@ -34,8 +56,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> anyhow::Result<()> {
-    let home = Home::new(std::path::absolute(options.home)?);
+fn run(home: PathBuf) -> anyhow::Result<()> {
+    let home = Home::new(std::path::absolute(home)?);
     let config = home::config(&home)?;
     let level = std::env::var("AYNI_LOG").unwrap_or_else(|_| config.log().level.clone());
     let filter = EnvFilter::try_new(&level).with_context(|| {

@@ -322,4 +322,18 @@ mod tests {
         assert_eq!(PublicKey::from_bytes(&identity), Err(KeyError::WeakKey));
         assert_eq!(PublicKey::from_bytes(&[0; 32]), Err(KeyError::WeakKey));
     }
+
+    #[test]
+    fn a_remembered_key_is_the_key_and_a_refused_one_is_not_remembered() {
+        let key = SecretKey::from_seed(&[9; 32]).public();
+        let bytes = *key.as_bytes();
+        assert_eq!(PublicKey::from_bytes(&bytes), Ok(key));
+        assert_eq!(PublicKey::from_bytes(&bytes), Ok(key));
+        // Not the coordinate of any point.
+        let mut none = [0; 32];
+        none[0] = 2;
+        for _ in 0..2 {
+            assert_eq!(PublicKey::from_bytes(&none), Err(KeyError::WeakKey));
+        }
+    }
 }

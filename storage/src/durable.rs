@@ -49,6 +49,20 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(at("sync directory", dir))
 }
 
+/// Makes everything in `dir` durable: files, then the directories that name them.
+pub(crate) fn sync_tree(dir: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+        let entry = entry.map_err(at("list", dir))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(at("read", dir))?);
+        if kind.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path).and_then(|file| file.sync_all()).map_err(at("sync", &path))?;
+        }
+    }
+    sync_dir(dir)
+}
+
 /// Creates `dir` and its missing parents, durably.
 pub(crate) fn create_dir(dir: &Path) -> Result<(), FileError> {
     if dir.is_dir() {

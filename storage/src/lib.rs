@@ -8,10 +8,11 @@
 //! |---|---|---|
 //! | [`ledger`] | all of the ledger, opened together | says what must be replayed |
 //! | [`block_log`] | decided blocks: the truth | torn tail cut off; damage refused |
-//! | [`proposal_log`] | bodies of undecided blocks | as above |
-//! | [`mempool_log`] | acknowledged pending transactions | torn tail cut off; damage moved aside |
-//! | [`signer_guard`] | what was signed | as above, and nothing is signed |
+//! | [`proposal_log`] | bodies of undecided blocks | torn tail cut off; damaged: moved aside |
+//! | [`mempool_log`] | acknowledged pending transactions | torn tail cut off; damaged: moved aside |
+//! | [`signer_guard`] | what was signed | torn tail cut off; damaged: nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
+//! | [`snapshot`] | whole states, as files | found when read; another one is used |
 //! | [`history`] | where transactions are (sled) | removed and made anew from the log |
 //! | [`validator_sets`] | validators of the past (sled) | what is damaged is forgotten |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
@@ -21,6 +22,7 @@
 
 pub mod blobs;
 pub mod block_log;
+pub mod check;
 mod durable;
 pub mod history;
 pub mod identity;
@@ -29,10 +31,15 @@ pub mod ledger;
 pub mod lock;
 pub mod memory;
 pub mod mempool_log;
+pub mod migrate;
 pub mod proposal_log;
 pub mod record;
+pub mod repair;
+pub mod retention;
 pub mod signer_guard;
+pub mod snapshot;
 pub mod state;
+pub mod transfer;
 mod tree;
 pub mod validator_sets;
 
@@ -44,6 +51,7 @@ pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
 pub use mempool_log::{MempoolLog, MempoolLogError};
 pub use proposal_log::{Insertion, ProposalLog};
+pub use retention::Retention;
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
 pub use state::{LedgerState, StateStore, StateView};
 pub use tree::{TreeError, empty_root};

@@ -35,7 +35,17 @@ pub enum LockError {
 /// An exclusive lock on a file, held until dropped.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
+}
+
+/// Closing the file releases the lock only when no child process that is just being started holds
+/// a copy of the descriptor; unlocking releases it at once.
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        if let Err(error) = FileExt::unlock(&self.file) {
+            tracing::warn!(%error, "a lock is released only by closing its file");
+        }
+    }
 }
 
 impl FileLock {
@@ -64,7 +74,7 @@ impl FileLock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(name.as_bytes()))
             .map_err(at("write lock file", lock_path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -23,6 +23,9 @@ use crate::record::{LogKind, RecordError, RecordLog, TornTail};
 /// disk, and a slower start.
 pub const REWRITE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 
+/// Version of the file's format.
+pub const SCHEMA: u8 = 1;
+
 type Key = (Height, u32, BlockHash);
 
 /// What became of a body.
@@ -61,6 +64,8 @@ impl ProposalLog {
     pub fn open(dir: &Path, chain: &ChainId) -> Result<(Self, Option<TornTail>), ProposalLogError> {
         let kind = LogKind {
             name: "proposal log",
+            schema: SCHEMA,
+            end_mark: false,
             chain: *chain,
             payload_bytes_max: ProposalBody::BYTES_MAX as u32,
         };

@@ -16,8 +16,9 @@ use protocol::amount::Height;
 use protocol::ids::{BlockHash, ChainId};
 use thiserror::Error;
 
+use crate::durable::{self, at};
 use crate::lock::{FileLock, LockError};
-use crate::record::{LogKind, RecordError, RecordLog, TornTail};
+use crate::record::{self, LogKind, RecordError, RecordLog, TornTail};
 
 /// File size in bytes above which raising the floor rewrites the file.
 const REWRITE_BYTES_MIN: u64 = 256 * 1024;
@@ -75,10 +76,18 @@ pub enum GuardError {
     /// The file is damaged or cannot be used.
     #[error("the signer guard cannot be used, so nothing is signed")]
     Record(#[from] RecordError),
+    /// A guard of an older schema and its copy differ; the guard is as it was.
+    #[error(
+        "the copy of the signer guard in a newer format is not equal to it, so nothing is signed"
+    )]
+    Migration,
     /// A record passes its checksum but means nothing.
     #[error("record {0} of the signer guard has an unknown form: it needs a newer program")]
     Unknown(u64),
 }
+
+/// Version of the file's format: 2 ends with a mark, so that no cut of the file goes unnoticed.
+pub const SCHEMA: u8 = 2;
 
 type Key = (Height, u32, Step);
 
@@ -99,31 +108,34 @@ struct Inner {
 
 impl SignerGuard {
     /// Opens or creates the guard at `path` (a file) and locks it (`<path>.lock`).
+    ///
+    /// With a torn tail, records may be missing that were acknowledged: the owner must then raise
+    /// the floor above every height that it may have signed at ([`crate::ledger`] does).
     pub fn open(path: &Path, chain: &ChainId) -> Result<(Self, Option<TornTail>), GuardError> {
-        if let Some(parent) = crate::durable::parent_of(path) {
-            crate::durable::create_dir(parent).map_err(LockError::from)?;
+        if let Some(parent) = durable::parent_of(path) {
+            durable::create_dir(parent).map_err(LockError::from)?;
         }
         let mut lock_path = path.as_os_str().to_os_string();
         lock_path.push(".lock");
         let lock = FileLock::acquire(Path::new(&lock_path), path)?;
-        let kind =
-            LogKind { name: "signer guard", chain: *chain, payload_bytes_max: PAYLOAD_BYTES_MAX };
+        let migrated = migrate(path, chain)?;
         let mut floor = Height::ZERO;
         let mut entries = BTreeMap::new();
         let mut unknown = None;
-        let (log, torn) = RecordLog::open(path, kind, |index, payload| match parse(payload) {
+        let opened = RecordLog::open(path, kind(chain), |index, payload| match parse(payload) {
             Some(Record::Signed(entry)) => {
                 entries.entry(key(&entry)).or_insert(entry.value);
             }
             Some(Record::Floor(height)) => floor = floor.max(height),
             None => unknown = unknown.or(Some(index)),
-        })?;
+        });
+        let (log, torn) = opened?;
         if let Some(index) = unknown {
             return Err(GuardError::Unknown(index));
         }
         let entries = entries.split_off(&(floor, 0, Step::Proposal));
         let inner = Inner { log, floor, entries, rewrite_bytes_min: REWRITE_BYTES_MIN };
-        Ok((Self { inner: Mutex::new(inner), _lock: lock }, torn))
+        Ok((Self { inner: Mutex::new(inner), _lock: lock }, torn.or(migrated)))
     }
 
     /// Rewrites from `bytes` on instead of 256 KiB.
@@ -189,6 +201,40 @@ impl Inner {
         }));
         self.log.rewrite(payloads.iter().map(Vec::as_slice))
     }
+}
+
+fn kind(chain: &ChainId) -> LogKind {
+    LogKind {
+        name: "signer guard",
+        schema: SCHEMA,
+        end_mark: true,
+        chain: *chain,
+        payload_bytes_max: PAYLOAD_BYTES_MAX,
+    }
+}
+
+/// Brings a guard of schema 1 to the present one: a copy is written, compared, renamed into place.
+fn migrate(path: &Path, chain: &ChainId) -> Result<Option<TornTail>, GuardError> {
+    if record::schema_of(path)? != Some(1) {
+        return Ok(None);
+    }
+    let old = LogKind { schema: 1, end_mark: false, ..kind(chain) };
+    let mut records = Vec::new();
+    let (_, torn) = RecordLog::open(path, old, |_, payload| records.push(payload.to_vec()))?;
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".migrating");
+    let next = Path::new(&name);
+    RecordLog::write_new(next, kind(chain), records.iter().map(Vec::as_slice))?;
+    let mut copied = Vec::new();
+    RecordLog::open_whole(next, kind(chain), |_, payload| copied.push(payload.to_vec()))?;
+    if copied != records {
+        return Err(GuardError::Migration);
+    }
+    std::fs::rename(next, path)
+        .map_err(at("rename into place", path))
+        .map_err(RecordError::from)?;
+    durable::sync_parent(path).map_err(RecordError::from)?;
+    Ok(torn)
 }
 
 enum Record {

@@ -8,7 +8,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
 use crate::corpus;
+use crate::crash_store;
 use crate::evil_worker;
+use crate::rot;
+use crate::sim;
 
 /// Fewest nodes: three publish, one keeps its data private, and a panel of three others must
 /// outvote the one that lies.
@@ -58,8 +61,17 @@ pub enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Flip bits and cut files of the ledger's stores; each must end repaired or refused.
+    Rot(rot::Options),
+    /// Kill a process that writes the stores, again and again; nothing acknowledged may be lost.
+    CrashStore(crash_store::Options),
+    /// The process that `crash-store` kills.
+    #[command(hide = true)]
+    CrashStoreChild(crash_store::child::Options),
     /// Check formatting, lints, documentation, tests and dependencies.
     Verify,
+    /// Simulate networks of validators in virtual time, with faults, and check what must hold.
+    Sim(sim::Options),
     /// Put libtorch under `.libtorch/` and nothing else.
     Setup,
 }

@@ -35,6 +35,22 @@ pub enum RecordError {
         /// The kind expected.
         kind: &'static str,
     },
+    /// Written by a newer program.
+    #[error(
+        "{} is a {kind} of schema {found}, this program knows up to {known}: upgrade the program \
+         (or its first bytes are damaged)",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The kind expected.
+        kind: &'static str,
+        /// Its schema.
+        found: u8,
+        /// The newest schema known.
+        known: u8,
+    },
     /// More bytes than a record of this log may have.
     #[error("a record of {actual} bytes where at most {max} are allowed")]
     TooLarge {

@@ -2,8 +2,9 @@
 //! the proposal log and the signer guard.
 //!
 //! ```text
-//! file   = magic "AYNILOG1" (8) | identity (32): what kind of log, of which network
+//! file   = magic "AYNILOG" (7) | schema digit (1) | identity (32): what kind, of which network
 //! record = magic "AYR1" (4) | length u32 LE | header check (8) | checksum (32) | payload
+//! end    = "AYNI/end" (8), only in kinds with an end mark; the next record is written over it
 //! ```
 //!
 //! The checksum is BLAKE3 keyed with the previous record's checksum (the first: with the
@@ -14,8 +15,10 @@
 //! [`RecordError::Corrupt`]. Only a last record that is *short* (the process died while writing
 //! it, so nobody was told that it is stored) is cut off when the file is opened.
 //!
-//! Deliberately absent: repair, and detection of a file that was cut exactly between records;
-//! whoever owns the log compares its tip with something else.
+//! With an end mark every cut is noticed. Without, a file that was cut exactly between records
+//! looks whole: whoever owns the log compares its tip with something else.
+//!
+//! Deliberately absent: repair.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -33,28 +36,60 @@ pub use error::RecordError;
 pub use format::HEADER_BYTES;
 use format::{Header, checksum, header};
 
-const FILE_MAGIC: [u8; 8] = *b"AYNILOG1";
+const FILE_MAGIC: [u8; 7] = *b"AYNILOG";
 /// Bytes before the first record.
 pub const PREAMBLE_BYTES: u64 = 40;
+
+const END_MARK: [u8; 8] = *b"AYNI/end";
 
 /// What a log file must be.
 #[derive(Clone, Copy, Debug)]
 pub struct LogKind {
     /// Name, part of the file's identity and of messages.
     pub name: &'static str,
+    /// Version of what the payloads mean, 1 to 9. Raised when an older program could misread them.
+    pub schema: u8,
     /// The network.
     pub chain: ChainId,
+    /// Whether the file ends with a mark, so that one cut between records is noticed.
+    pub end_mark: bool,
     /// Largest payload in bytes; a longer one is refused on append and corrupt on disk.
     pub payload_bytes_max: u32,
 }
 
 impl LogKind {
-    fn identity(&self) -> [u8; 32] {
+    const fn end_mark(&self) -> &'static [u8] {
+        if self.end_mark { &END_MARK } else { &[] }
+    }
+
+    pub(crate) fn identity(&self) -> [u8; 32] {
         derive("ayni 2026 record log v1", &[self.name.as_bytes(), self.chain.as_bytes()])
     }
 
     fn preamble(&self) -> Vec<u8> {
-        [FILE_MAGIC.as_slice(), &self.identity()].concat()
+        assert!((1..=9).contains(&self.schema), "a schema is one digit");
+        [FILE_MAGIC.as_slice(), &[b'0' + self.schema], &self.identity()].concat()
+    }
+
+    /// Whether the first bytes of a file are those of this kind; all of them or, with `short`, as
+    /// many as there are.
+    fn check_preamble(&self, path: &Path, found: &[u8], short: bool) -> Result<(), RecordError> {
+        if found.get(..7) == Some(&FILE_MAGIC) {
+            let digit = found.get(7).copied().unwrap_or_default();
+            if digit.is_ascii_digit() && digit > b'0' + self.schema {
+                return Err(RecordError::Newer {
+                    path: path.to_path_buf(),
+                    kind: self.name,
+                    found: digit - b'0',
+                    known: self.schema,
+                });
+            }
+        }
+        let expected = self.preamble();
+        if found == expected || (short && expected.starts_with(found)) {
+            return Ok(());
+        }
+        Err(RecordError::WrongFile { path: path.to_path_buf(), kind: self.name })
     }
 }
 
@@ -101,7 +136,68 @@ impl RecordLog {
             Err(e) => return Err(at("open", path)(e).into()),
         };
         let length = file.metadata().map_err(at("read", path))?.len();
-        let mut log = Self {
+        let mut log = Self::unscanned(file, path, kind);
+        let torn_preamble = log.check_preamble(length)?;
+        if torn_preamble {
+            let torn = TornTail { path: path.to_path_buf(), offset: 0, bytes: length };
+            return Ok((Self::create(path, kind)?, Some(torn)));
+        }
+        log.scan(length, visit)?;
+        if log.ends_at(length)? {
+            return Ok((log, None));
+        }
+        let torn = log.cut(length)?;
+        Ok((log, Some(torn)))
+    }
+
+    /// As [`Self::open`], for a file that must be there and whole: a short last record is damage.
+    pub(crate) fn open_whole(
+        path: &Path,
+        kind: LogKind,
+        visit: impl FnMut(u64, &[u8]),
+    ) -> Result<Self, RecordError> {
+        let file = File::open(path).map_err(at("open", path))?;
+        let length = file.metadata().map_err(at("read", path))?.len();
+        let mut log = Self::unscanned(file, path, kind);
+        if length < PREAMBLE_BYTES {
+            return Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name });
+        }
+        log.check_preamble(length)?;
+        log.scan(length, visit)?;
+        if !log.ends_at(length)? {
+            return Err(log.corrupt_end());
+        }
+        Ok(log)
+    }
+
+    /// What can be read of a file that may be damaged: shows the whole records to `visit`. Changes
+    /// nothing.
+    pub(crate) fn survey(
+        path: &Path,
+        kind: LogKind,
+        visit: impl FnMut(u64, &[u8]),
+    ) -> Result<Surveyed, RecordError> {
+        let file = File::open(path).map_err(at("open", path))?;
+        let length = file.metadata().map_err(at("read", path))?.len();
+        let mut log = Self::unscanned(file, path, kind);
+        let begun = if length < PREAMBLE_BYTES {
+            Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name })
+        } else {
+            log.check_preamble(length).map(|_| ())
+        };
+        let wrong = match begun.and_then(|()| log.scan(length, visit)) {
+            Ok(()) if log.ends_at(length)? => None,
+            Ok(()) => Some(log.corrupt_end()),
+            Err(wrong @ (RecordError::Corrupt { .. } | RecordError::WrongFile { .. })) => {
+                Some(wrong)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Surveyed { last: log.last, wrong })
+    }
+
+    fn unscanned(file: File, path: &Path, kind: LogKind) -> Self {
+        Self {
             file,
             path: path.to_path_buf(),
             kind,
@@ -109,22 +205,36 @@ impl RecordLog {
             end: PREAMBLE_BYTES,
             last: kind.identity(),
             poisoned: false,
-        };
-        let torn_preamble = log.check_preamble(length)?;
-        if torn_preamble {
-            let torn = TornTail { path: path.to_path_buf(), offset: 0, bytes: length };
-            return Ok((Self::create(path, kind)?, Some(torn)));
         }
-        log.scan(length, visit)?;
-        if log.end == length {
-            return Ok((log, None));
+    }
+
+    /// Whether nothing but the end mark follows the last whole record.
+    fn ends_at(&self, length: u64) -> Result<bool, RecordError> {
+        let mark = self.kind.end_mark();
+        if length - self.end != mark.len() as u64 {
+            return Ok(false);
         }
-        log.file
-            .set_len(log.end)
-            .and_then(|()| log.file.sync_all())
-            .map_err(at("cut the torn tail off", path))?;
-        let torn = TornTail { path: path.to_path_buf(), offset: log.end, bytes: length - log.end };
-        Ok((log, Some(torn)))
+        let mut found = vec![0; mark.len()];
+        self.file.read_exact_at(&mut found, self.end).map_err(at("read", &self.path))?;
+        Ok(found == mark)
+    }
+
+    fn corrupt_end(&self) -> RecordError {
+        RecordError::Corrupt {
+            path: self.path.clone(),
+            offset: self.end,
+            index: self.count(),
+            what: "it ends in the middle of a record",
+        }
+    }
+
+    fn cut(&self, length: u64) -> Result<TornTail, RecordError> {
+        self.file
+            .set_len(self.end)
+            .and_then(|()| self.file.write_all_at(self.kind.end_mark(), self.end))
+            .and_then(|()| self.file.sync_all())
+            .map_err(at("cut the torn tail off", &self.path))?;
+        Ok(TornTail { path: self.path.clone(), offset: self.end, bytes: length - self.end })
     }
 
     /// Replaces all records by `payloads`, in one step and durably. After a failure the log takes
@@ -147,7 +257,7 @@ impl RecordLog {
     }
 
     /// Writes a log beside `path`, then renames it into place.
-    fn write_new<'p>(
+    pub(crate) fn write_new<'p>(
         path: &Path,
         kind: LogKind,
         payloads: impl IntoIterator<Item = &'p [u8]>,
@@ -160,16 +270,9 @@ impl RecordLog {
             .truncate(true)
             .open(&next)
             .map_err(at("create", &next))?;
-        file.write_all_at(&kind.preamble(), 0).map_err(at("write", &next))?;
-        let mut log = Self {
-            file,
-            path: next.clone(),
-            kind,
-            offsets: Vec::new(),
-            end: PREAMBLE_BYTES,
-            last: kind.identity(),
-            poisoned: false,
-        };
+        let empty = [kind.preamble().as_slice(), kind.end_mark()].concat();
+        file.write_all_at(&empty, 0).map_err(at("write", &next))?;
+        let mut log = Self::unscanned(file, &next, kind);
         for payload in payloads {
             log.append(payload)?;
         }
@@ -196,10 +299,13 @@ impl RecordLog {
         let mut bytes = Vec::with_capacity(payload.len() + 48);
         bytes.extend_from_slice(&header(&self.last, length, &checksum));
         bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(self.kind.end_mark());
         if let Err(source) = self.file.write_all_at(&bytes, self.end) {
             self.poisoned = true;
             // If this fails too, the next open finds a short record and cuts it off.
-            if let Err(error) = self.file.set_len(self.end) {
+            let mark = self.kind.end_mark();
+            let undone = self.file.set_len(self.end + mark.len() as u64);
+            if let Err(error) = undone.and_then(|()| self.file.write_all_at(mark, self.end)) {
                 tracing::error!(path = %self.path.display(), %error, "cannot undo a failed append");
             }
             return Err(at("append to", &self.path)(source).into());
@@ -224,27 +330,19 @@ impl RecordLog {
     pub fn read(&self, index: u64) -> Result<Option<Vec<u8>>, RecordError> {
         let Ok(slot) = usize::try_from(index) else { return Ok(None) };
         let Some(&offset) = self.offsets.get(slot) else { return Ok(None) };
-        let previous = match slot.checked_sub(1).and_then(|s| self.offsets.get(s)) {
-            Some(&before) => {
-                let mut header = [0; 48];
-                self.file.read_exact_at(&mut header, before).map_err(at("read", &self.path))?;
-                Header::split(&header).checksum
-            }
-            None => self.kind.identity(),
-        };
-        let mut header = [0; 48];
-        self.file.read_exact_at(&mut header, offset).map_err(at("read", &self.path))?;
-        let corrupt = |what| RecordError::Corrupt { path: self.path.clone(), offset, index, what };
-        let header = Header::split(&header);
-        let length = header.length(&previous, self.kind.payload_bytes_max).map_err(corrupt)?;
-        let mut payload = vec![0; length as usize];
-        self.file
-            .read_exact_at(&mut payload, offset + HEADER_BYTES)
-            .map_err(at("read", &self.path))?;
-        if checksum(&previous, length, &payload) != header.checksum {
-            return Err(corrupt("the checksum does not match"));
-        }
-        Ok(Some(payload))
+        let before = slot.checked_sub(1).and_then(|s| self.offsets.get(s)).copied();
+        let place = Place { index, offset, before };
+        read_at(&self.file, &self.path, &self.kind, &place).map(Some)
+    }
+
+    /// Where each record begins.
+    pub(crate) fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
+    /// Checksum of the last record; of an empty log, its identity.
+    pub(crate) const fn last_checksum(&self) -> [u8; 32] {
+        self.last
     }
 
     /// Number of records.
@@ -254,7 +352,7 @@ impl RecordLog {
 
     /// Length of the file in bytes.
     pub fn bytes(&self) -> u64 {
-        self.end
+        self.end + self.kind.end_mark().len() as u64
     }
 
     /// The file.
@@ -271,14 +369,10 @@ impl RecordLog {
 
     /// Whether the preamble is short. A whole one that differs is an error.
     fn check_preamble(&self, length: u64) -> Result<bool, RecordError> {
-        let expected = self.kind.preamble();
-        let present = usize::try_from(length.min(PREAMBLE_BYTES)).unwrap_or(expected.len());
-        let mut found = vec![0; present];
+        let mut found = vec![0; usize::try_from(length.min(PREAMBLE_BYTES)).unwrap_or_default()];
         self.file.read_exact_at(&mut found, 0).map_err(at("read", &self.path))?;
-        if !expected.starts_with(&found) {
-            return Err(RecordError::WrongFile { path: self.path.clone(), kind: self.kind.name });
-        }
-        Ok(present < expected.len())
+        self.kind.check_preamble(&self.path, &found, true)?;
+        Ok(length < PREAMBLE_BYTES)
     }
 
     /// Checks records from the start; leaves `end` after the last complete one.
@@ -309,5 +403,80 @@ impl RecordLog {
             self.last = header.checksum;
         }
         Ok(())
+    }
+}
+
+/// See [`RecordLog::survey`].
+pub(crate) struct Surveyed {
+    /// Checksum of the last whole record.
+    pub(crate) last: [u8; 32],
+    /// What is wrong after it, if the file does not end there.
+    pub(crate) wrong: Option<RecordError>,
+}
+
+/// Where a record is.
+pub(crate) struct Place {
+    pub(crate) index: u64,
+    pub(crate) offset: u64,
+    /// Where the record before it begins; `None` for the first.
+    pub(crate) before: Option<u64>,
+}
+
+/// Reads one record and checks it.
+pub(crate) fn read_at(
+    file: &File,
+    path: &Path,
+    kind: &LogKind,
+    place: &Place,
+) -> Result<Vec<u8>, RecordError> {
+    let Place { index, offset, before } = *place;
+    let corrupt = |what| RecordError::Corrupt { path: path.to_path_buf(), offset, index, what };
+    let read = |bytes: &mut [u8], offset| match file.read_exact_at(bytes, offset) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(corrupt("the file ends in it")),
+        Err(e) => Err(RecordError::from(at("read", path)(e))),
+    };
+    let mut header = [0; 48];
+    let previous = match before {
+        Some(before) => {
+            read(&mut header, before)?;
+            Header::split(&header).checksum
+        }
+        None => kind.identity(),
+    };
+    read(&mut header, offset)?;
+    let header = Header::split(&header);
+    let length = header.length(&previous, kind.payload_bytes_max).map_err(corrupt)?;
+    let mut payload = vec![0; length as usize];
+    read(&mut payload, offset.saturating_add(HEADER_BYTES))?;
+    if checksum(&previous, length, &payload) != header.checksum {
+        return Err(corrupt("the checksum does not match"));
+    }
+    Ok(payload)
+}
+
+/// The schema that a file states, if it is there and begins as a log.
+pub(crate) fn schema_of(path: &Path) -> Result<Option<u8>, RecordError> {
+    let mut found = [0; 8];
+    match File::open(path).and_then(|file| file.read_exact_at(&mut found, 0)) {
+        Ok(()) => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(at("read", path)(e).into()),
+    }
+    let digit = found[7];
+    Ok((found.starts_with(&FILE_MAGIC) && digit.is_ascii_digit()).then(|| digit - b'0'))
+}
+
+/// Checks that a file begins as a log of this kind.
+pub(crate) fn check_file(file: &File, path: &Path, kind: &LogKind) -> Result<(), RecordError> {
+    let mut found = [0; PREAMBLE_BYTES as usize];
+    match file.read_exact_at(&mut found, 0) {
+        Ok(()) => kind.check_preamble(path, &found, false),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(RecordError::WrongFile { path: path.to_path_buf(), kind: kind.name })
+        }
+        Err(e) => Err(at("read", path)(e).into()),
     }
 }

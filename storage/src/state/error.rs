@@ -4,7 +4,7 @@ use protocol::amount::Height;
 use protocol::ids::StateRoot;
 use thiserror::Error;
 
-use super::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use super::{KEY_BYTES_MAX, SCHEMA, VALUE_BYTES_MAX};
 use crate::durable::FileError;
 use crate::tree::TreeError;
 
@@ -61,6 +61,18 @@ pub enum StateOpenError {
     /// The file system failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Written by a newer program.
+    #[error(
+        "the state in {} has schema {found}, this program knows up to {SCHEMA}: upgrade the \
+         program, or move the state away so that it is built again from the block log",
+        dir.display()
+    )]
+    Newer {
+        /// Where it is.
+        dir: std::path::PathBuf,
+        /// Its schema.
+        found: u8,
+    },
     /// The record of height and root has a wrong length.
     #[error("the state index has no valid record of its height")]
     Meta,

@@ -3,7 +3,7 @@
 //! Invariant: a reader holds the lock that a commit takes, so it sees a whole block or nothing of
 //! it. Reads are infallible: see `unreadable`.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jmt::storage::{Node, NodeKey};
 use protocol::amount::Height;
@@ -11,12 +11,14 @@ use protocol::ids::{BlockHash, StateRoot};
 use protocol::proof::StateProof;
 use protocol::store::StateReader;
 
+use super::recent::Recent;
 use crate::block_log::Tip;
 use crate::tree::{self, NodeSource, TreeError};
 
 pub(super) const VALUE: u8 = b'v';
 pub(super) const NODE: u8 = b'n';
 pub(super) const META: &[u8] = b"m";
+pub(super) const SCHEMA_KEY: &[u8] = b"s";
 
 /// Reads the current values from any thread.
 #[derive(Clone, Debug)]
@@ -27,17 +29,17 @@ pub struct StateView {
 impl StateView {
     /// Runs `f` on a state that stays at one height. Commits wait for it: keep it short.
     pub fn read<T>(&self, f: impl FnOnce(&Snapshot<'_>) -> T) -> T {
-        f(&Snapshot { db: &self.shared.db, committed: self.shared.committed() })
+        f(&Snapshot { db: &self.shared.db, current: self.shared.current() })
     }
 
     /// The last committed block; `None` before genesis.
     pub fn tip(&self) -> Option<Tip> {
-        self.shared.committed().tip
+        self.shared.current().committed.tip
     }
 
     /// Root after the last commit.
     pub fn root(&self) -> StateRoot {
-        self.shared.committed().root
+        self.shared.current().committed.root
     }
 }
 
@@ -56,18 +58,27 @@ impl StateReader for StateView {
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     db: &'a sled::Db,
-    committed: RwLockReadGuard<'a, Committed>,
+    current: RwLockReadGuard<'a, Current>,
 }
 
 impl Snapshot<'_> {
     /// The last committed block; `None` before genesis.
     pub fn tip(&self) -> Option<Tip> {
-        self.committed.tip
+        self.current.committed.tip
     }
 
     /// The state's root.
     pub fn root(&self) -> StateRoot {
-        self.committed.root
+        self.current.committed.root
+    }
+
+    /// Every key and value, in key order.
+    pub(crate) fn entries(
+        &self,
+    ) -> impl Iterator<Item = Result<(Vec<u8>, sled::IVec), sled::Error>> + '_ {
+        self.db.scan_prefix([VALUE]).map(|entry| {
+            entry.map(|(key, value)| (key.get(1..).unwrap_or_default().to_vec(), value))
+        })
     }
 
     /// What the state says about `key`, with the path that proves it against [`Self::root`].
@@ -75,62 +86,75 @@ impl Snapshot<'_> {
     /// [`protocol::proof::build`] makes a whole proof of it once the next block, whose header
     /// commits this root, is decided.
     pub fn prove(&self, key: &[u8]) -> Result<(Option<Vec<u8>>, StateProof), TreeError> {
-        let Some(tip) = self.committed.tip else {
+        let Some(tip) = self.current.committed.tip else {
             return Err(TreeError::before_genesis());
         };
-        let path = tree::prove(&Nodes(self.db), tip.height.get(), key)?;
-        Ok((get(self.db, key), path))
+        let nodes = Nodes { db: self.db, recent: &self.current.recent };
+        let path = tree::prove(&nodes, tip.height.get(), key)?;
+        Ok((self.get(key), path))
     }
 }
 
 impl StateReader for Snapshot<'_> {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        get(self.db, key)
+        get(self.db, &self.current.recent, key)
     }
 
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        scan(self.db, prefix, limit)
+        scan(self.db, &self.current.recent, prefix, limit)
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) db: sled::Db,
-    /// Held for writing while a batch is applied, so that a reader sees no half of it.
-    pub(super) committed: RwLock<Committed>,
+    /// Held for writing while a commit is taken in, so that a reader sees no half of it.
+    pub(super) current: RwLock<Current>,
+}
+
+/// The last commit, and what sled lacks of it.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) committed: Committed,
+    pub(super) recent: Recent,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     pub(super) tip: Option<Tip>,
     pub(super) root: StateRoot,
 }
 
 impl Shared {
-    pub(super) fn committed(&self) -> RwLockReadGuard<'_, Committed> {
-        self.committed.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn current(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn current_mut(&self) -> RwLockWriteGuard<'_, Current> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        get(&self.db, key)
+        get(&self.db, &self.current().recent, key)
     }
 
     pub(super) fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        scan(&self.db, prefix, limit)
+        scan(&self.db, &self.current().recent, prefix, limit)
     }
 }
 
-impl NodeSource for Shared {
-    fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        Nodes(&self.db).node(key)
-    }
+/// The tree's nodes after the last commit.
+pub(super) struct Nodes<'a> {
+    pub(super) db: &'a sled::Db,
+    pub(super) recent: &'a Recent,
 }
-
-struct Nodes<'a>(&'a sled::Db);
 
 impl NodeSource for Nodes<'_> {
     fn node(&self, key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        match self.0.get(node_key(key))? {
+        if let Some(node) = self.recent.node(key) {
+            return Ok(node.clone());
+        }
+        match self.db.get(node_key(key))? {
             Some(bytes) => Ok(Some(borsh::from_slice(&bytes)?)),
             None => Ok(None),
         }
@@ -153,21 +177,22 @@ impl Committed {
     }
 }
 
-fn get(db: &sled::Db, key: &[u8]) -> Option<Vec<u8>> {
+fn get(db: &sled::Db, recent: &Recent, key: &[u8]) -> Option<Vec<u8>> {
+    if let Some(value) = recent.value(key) {
+        return value.clone();
+    }
     match db.get(prefixed(VALUE, key)) {
         Ok(value) => value.map(|bytes| bytes.to_vec()),
         Err(error) => unreadable(&error),
     }
 }
 
-fn scan(db: &sled::Db, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-    db.scan_prefix(prefixed(VALUE, prefix))
-        .take(limit)
-        .map(|entry| match entry {
-            Ok((key, value)) => (key.get(1..).unwrap_or_default().to_vec(), value.to_vec()),
-            Err(error) => unreadable(&error),
-        })
-        .collect()
+fn scan(db: &sled::Db, recent: &Recent, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let entries = db.scan_prefix(prefixed(VALUE, prefix)).map(|entry| match entry {
+        Ok((key, value)) => (key.get(1..).unwrap_or_default().to_vec(), value.to_vec()),
+        Err(error) => unreadable(&error),
+    });
+    recent.merge(prefix, limit, entries)
 }
 
 /// Ends the process: rules cannot go on without the state, and a node that guessed it would

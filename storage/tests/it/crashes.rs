@@ -17,7 +17,7 @@ use protocol::amount::Height;
 use protocol::ids::{BlockHash, ContentHash};
 
 use crate::support::{
-    CHAIN, Draw, block, body, changes, expected_root, locking, open, replay, start,
+    CHAIN, Draw, block, body, changes, expected_root, last_segment, locking, open, replay, start,
 };
 
 const CHILD: &str = "AYNI_STORAGE_TEST_CHILD";
@@ -170,7 +170,7 @@ fn child_full_block_log() {
         match log.append(&block(height, 7001)) {
             Ok(_) => say(&format!("decided {height}")),
             Err(error) => {
-                let on_disk = std::fs::metadata(dir.join("blocks.log")).unwrap().len();
+                let on_disk = std::fs::metadata(last_segment(&dir)).unwrap().len();
                 assert_eq!(on_disk, length, "the failed append was not undone");
                 let again = log.append(&block(height, 10)).unwrap_err().to_string();
                 assert!(again.contains("an earlier write"), "{again}");

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use protocol::amount::Height;
 use protocol::ids::{BlockHash, ChainId};
 
-use crate::support::{CHAIN, locking};
+use crate::support::{CHAIN, Place, extend, locking, replay};
 
 fn open(path: &Path) -> SignerGuard {
     locking(|| SignerGuard::open(path, &CHAIN)).unwrap().0
@@ -157,4 +157,84 @@ proptest! {
             }
         }
     }
+}
+
+/// Every cut of the file is noticed, between two records as well.
+#[test]
+fn every_cut_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("signed.log");
+    let guard = open(&path);
+    for height in 1..4 {
+        guard.check(&entry(height, 0, Step::Prevote, Some(1))).unwrap();
+    }
+    drop(guard);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 0..whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let (guard, torn) = locking(|| SignerGuard::open(&path, &CHAIN)).unwrap();
+        assert!(torn.is_some(), "cut to {cut} of {}", whole.len());
+        drop(guard);
+        // What is left is a whole guard again.
+        let (_, torn) = locking(|| SignerGuard::open(&path, &CHAIN)).unwrap();
+        assert_eq!(torn, None);
+    }
+}
+
+/// A node whose guard was cut short signs nothing at the height in progress.
+#[test]
+fn a_cut_guard_abstains() {
+    let place = Place::new();
+    let mut opened = place.open();
+    replay(&mut opened.store);
+    extend(&mut opened.store, 5);
+    let first = entry(6, 0, Step::Precommit, Some(1));
+    assert_eq!(opened.store.guard().check(&first).unwrap(), Decision::Sign);
+    drop(opened);
+    let bytes = std::fs::read(place.guard()).unwrap();
+    std::fs::write(place.guard(), &bytes[..bytes.len() - 20]).unwrap();
+    let mut opened = place.open();
+    assert_eq!(opened.recovery.lost_until, Some(Height::new(6)));
+    let other = opened.store.guard().check(&entry(6, 0, Step::Precommit, Some(2))).unwrap();
+    assert_eq!(other, Decision::Refuse(Refusal::BelowFloor(Height::new(7))));
+    extend(&mut opened.store, 6);
+    let next = opened.store.guard().check(&entry(7, 0, Step::Precommit, Some(2))).unwrap();
+    assert_eq!(next, Decision::Sign);
+}
+
+/// An old copy of the data directory under a guard that remembers more.
+#[test]
+fn a_restored_backup_neither_signs_again_nor_goes_unnoticed() {
+    let place = Place::new();
+    let mut opened = place.open();
+    replay(&mut opened.store);
+    extend(&mut opened.store, 9);
+    opened.store.guard().check(&entry(10, 0, Step::Prevote, Some(1))).unwrap();
+    drop(opened);
+    std::fs::remove_dir_all(place.data()).unwrap();
+    let mut opened = place.open();
+    assert_eq!(opened.recovery.lost_until, Some(Height::new(10)));
+    replay(&mut opened.store);
+    let again = opened.store.guard().check(&entry(10, 0, Step::Prevote, Some(2))).unwrap();
+    assert_eq!(again, Decision::Refuse(Refusal::Conflict(Some(BlockHash::from_bytes([1; 32])))));
+}
+
+/// A guard without an end mark, as schema 1 wrote it.
+#[test]
+fn a_guard_of_schema_1_is_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("signed.log");
+    let guard = open(&path);
+    guard.check(&entry(3, 1, Step::Prevote, Some(1))).unwrap();
+    drop(guard);
+    // Schema 1 has another digit and no mark; the identity and the records are the same.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.truncate(bytes.len() - 8);
+    bytes[7] = b'1';
+    std::fs::write(&path, bytes).unwrap();
+    let (guard, torn) = locking(|| SignerGuard::open(&path, &CHAIN)).unwrap();
+    assert_eq!(torn, None);
+    let other = guard.check(&entry(3, 1, Step::Prevote, None)).unwrap();
+    assert!(matches!(other, Decision::Refuse(Refusal::Conflict(_))));
+    assert_eq!(std::fs::read(&path).unwrap()[7], b'2');
 }

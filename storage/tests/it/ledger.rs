@@ -10,7 +10,9 @@ use protocol::amount::Height;
 use protocol::ids::ChainId;
 use protocol::store::StateReader;
 
-use crate::support::{CHAIN, Place, block, body, changes, expected_root, extend, replay};
+use crate::support::{
+    CHAIN, Place, block, body, changes, expected_root, extend, last_segment, replay,
+};
 
 #[test]
 fn a_life_with_restarts() {
@@ -77,7 +79,7 @@ fn a_state_ahead_of_the_log_is_not_believed() {
     let shorter = opened.store.blocks().bytes();
     extend(&mut opened.store, 8);
     drop(opened);
-    let log = place.data().join("blocks.log");
+    let log = last_segment(&place.data());
     fs::OpenOptions::new().write(true).open(log).unwrap().set_len(shorter).unwrap();
     let mut opened = place.open();
     let StateRecovery::NeedsReplay { cause: ReplayCause::SetAside { damage, .. }, .. } =

@@ -5,12 +5,16 @@
 mod blobs;
 mod corruption;
 mod crashes;
+mod full_disk;
 mod guard;
 mod history;
 mod ledger;
 mod pending;
 mod proposals;
 mod races;
+mod segments;
+mod snapshots;
 mod state;
 mod support;
+mod transfer;
 mod truncation;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ayni_storage::state::{CommitError, LedgerState, StateStore, VALUE_BYTES_MAX};
+use ayni_storage::state::{CommitError, LedgerState, VALUE_BYTES_MAX};
 use ayni_storage::{MemoryStateStore, empty_root, integrity};
 use proptest::prelude::*;
 use protocol::amount::Height;
 use protocol::ids::BlockHash;
 use protocol::store::{StateChanges, StateReader};
 
-use crate::support::locking;
+use crate::support::{open_raw, open_state};
 
 /// Few keys, so that changes meet; short ones, so that prefixes nest.
 fn block() -> impl Strategy<Value = StateChanges> {
@@ -61,13 +61,13 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut memory = MemoryStateStore::new();
-        let mut disk = locking(|| StateStore::open(dir.path())).unwrap();
+        let mut disk = open_state(dir.path());
         let restart = restart.index(blocks.len());
         for (height, changes) in blocks.iter().enumerate() {
             if height == restart {
                 disk.flush().unwrap();
                 drop(disk);
-                disk = locking(|| StateStore::open(dir.path())).unwrap();
+                disk = open_state(dir.path());
                 prop_assert_eq!(disk.tip(), memory.tip());
             }
             let block = BlockHash::from_bytes([height as u8; 32]);
@@ -126,7 +126,7 @@ fn golden_root() {
 #[test]
 fn heights_and_sizes_are_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
+    let mut state = open_state(dir.path());
     let none = BTreeMap::new();
     let early = state.commit(Height::new(1), &none, BlockHash::default()).unwrap_err();
     assert_eq!(early.to_string(), "height 1 does not follow: the state expects 0");
@@ -142,15 +142,15 @@ fn heights_and_sizes_are_checked() {
 #[test]
 fn integrity_check_finds_a_changed_value() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = locking(|| StateStore::open(dir.path())).unwrap();
+    let mut state = open_state(dir.path());
     let block = BTreeMap::from([(b"a".to_vec(), Some(b"1".to_vec()))]);
     state.commit(Height::ZERO, &block, BlockHash::default()).unwrap();
     state.flush().unwrap();
     drop(state);
-    let raw = locking(|| sled::open(dir.path())).unwrap();
+    let raw = open_raw(dir.path());
     raw.insert(b"va", b"2").unwrap();
     raw.flush().unwrap();
     drop(raw);
-    let state = locking(|| StateStore::open(dir.path())).unwrap();
+    let state = open_state(dir.path());
     assert!(state.check_integrity().is_err());
 }

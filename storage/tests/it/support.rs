@@ -6,11 +6,12 @@ use std::process::{Child, Command};
 use std::sync::{PoisonError, RwLock};
 
 use ayni_storage::ledger::{LedgerStore, OpenError, Opened, Replay};
-use ayni_storage::state::LedgerState;
-use protocol::amount::Height;
-use protocol::block::DecidedBlock;
+use ayni_storage::state::{self, LedgerState, StateStore};
+use protocol::amount::{Height, TimestampMs};
+use protocol::block::{Block, DecidedBlock, Header};
+use protocol::codec;
 use protocol::consensus::{BodyOffer, CommitCertificate, ProposalBody};
-use protocol::ids::{BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
+use protocol::ids::{Beacon, BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
 use protocol::keys::Signature;
 use protocol::store::StateChanges;
 
@@ -61,9 +62,21 @@ pub(crate) fn start(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
+/// Opens a state.
+pub(crate) fn open_state(dir: &Path) -> StateStore {
+    locking(|| state::wait_released(dir).map(|()| StateStore::open(dir))).unwrap().unwrap()
+}
+
+/// Opens the index of a state by itself.
+pub(crate) fn open_raw(dir: &Path) -> sled::Db {
+    locking(|| state::wait_released(dir).map(|()| sled::open(dir))).unwrap().unwrap()
+}
+
 /// Opens the ledger below `root`.
 pub(crate) fn open(root: &Path) -> Opened {
     let guard = root.join("guard").join("signed.log");
+    let state = root.join("data").join("state");
+    locking(|| state::wait_released(&state)).unwrap();
     locking(|| LedgerStore::open(&root.join("data"), &CHAIN, &guard)).unwrap()
 }
 
@@ -84,6 +97,20 @@ impl Draw {
     }
 }
 
+/// The segment of the block log that takes blocks.
+pub(crate) fn last_segment(data: &Path) -> PathBuf {
+    segments(data).pop().unwrap()
+}
+
+/// The segments of the block log, in order.
+pub(crate) fn segments(data: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data.join("blocks")).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "blocks"));
+    files.sort();
+    files
+}
+
 /// A block of `size` bytes.
 pub(crate) fn block(height: u64, size: usize) -> DecidedBlock {
     let bytes: Vec<u8> = (0..size).map(|i| (height as usize * 31 + i) as u8).collect();
@@ -95,6 +122,41 @@ pub(crate) fn block(height: u64, size: usize) -> DecidedBlock {
         signatures: Vec::new(),
     };
     DecidedBlock { block: bytes, certificate }
+}
+
+/// A block with a real header, which commits `state`: the root after its parent.
+pub(crate) fn headed_block(height: u64, state: StateRoot, parent: &BlockHash) -> DecidedBlock {
+    let header = Header {
+        chain: CHAIN,
+        rules_version: 1,
+        height: Height::new(height),
+        proposer: ValidatorId::default(),
+        time: TimestampMs::new(height),
+        parent: *parent,
+        parent_certificate: ContentHash::default(),
+        transactions: ContentHash::default(),
+        state,
+        next_validators: ContentHash::default(),
+        beacon: Beacon::default(),
+        beacon_proof: Vec::new(),
+        snapshot: None,
+    };
+    let block = header.hash();
+    let body =
+        Block { header, transactions: Vec::new(), parent_certificate: None, evidence: Vec::new() };
+    let height = Height::new(height);
+    let certificate = CommitCertificate { height, round: 0, block, signatures: Vec::new() };
+    DecidedBlock { block: codec::encode(&body), certificate }
+}
+
+/// Appends blocks with real headers up to and including `to`.
+pub(crate) fn grow(store: &mut LedgerStore, to: u64) {
+    let from = store.tip().map_or(0, |tip| tip.height.get()) + 1;
+    for height in from..=to {
+        let parent = store.tip().map_or(BlockHash::default(), |tip| tip.block);
+        let block = headed_block(height, store.state().root(), &parent);
+        store.append_decided(&block, &changes(height)).unwrap();
+    }
 }
 
 /// A proposal body of `size` bytes, different for every `seed`.

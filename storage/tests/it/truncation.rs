@@ -7,9 +7,10 @@ use ayni_storage::record::{LogKind, PREAMBLE_BYTES, RecordLog};
 use proptest::prelude::*;
 use protocol::amount::Height;
 
-use crate::support::{CHAIN, block};
+use crate::support::{CHAIN, block, last_segment};
 
-const KIND: LogKind = LogKind { name: "test", chain: CHAIN, payload_bytes_max: 4096 };
+const KIND: LogKind =
+    LogKind { name: "test", schema: 1, end_mark: false, chain: CHAIN, payload_bytes_max: 4096 };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
@@ -61,7 +62,7 @@ fn a_cut_block_log_goes_on_with_the_lost_height() {
     }
     let bytes = log.bytes();
     drop(log);
-    let path = dir.path().join("blocks.log");
+    let path = last_segment(dir.path());
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes - 1).unwrap();
     let (mut log, torn) = BlockLog::open(dir.path(), &CHAIN).unwrap();
     assert!(torn.is_some());

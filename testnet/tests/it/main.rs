@@ -5,3 +5,4 @@ mod corpus;
 mod evil_relay;
 mod lockfile;
 mod program;
+mod sim;

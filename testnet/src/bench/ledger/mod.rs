@@ -20,8 +20,9 @@ mod report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::workspace::Workspace;
 use accounts::Accounts;
@@ -86,7 +87,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     options.validate()?;
     // One thread: the load generator must not compete with what it measures more than it must.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(measure_all(workspace, options))?;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = measure_all(workspace, options) => report,
+            // Dropping the networks kills their processes.
+            _ = stop_asked() => bail!("interrupted"),
+        }
+    })?;
     let missed = aims::missed(&report);
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -97,6 +104,15 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         eprintln!("aim missed: {aim}");
     }
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns when this program is asked to end.
+async fn stop_asked() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {

@@ -2,13 +2,14 @@
 //! together and brought into agreement.
 //!
 //! ```text
-//! DIR/LOCK CHAIN blocks.log proposals.log state/ state.damaged-N/ blobs/
+//! DIR/LOCK CHAIN blocks/ proposals.log state/ snapshots/ import/ *.damaged-N blobs/
 //! GUARD_PATH                     (by default outside DIR)
 //! ```
 //!
 //! **Invariant.** The block log is the truth. The state is at its tip, behind it (then
-//! [`LedgerStore::next_replay`] says what to apply), or it is moved aside and built again:
-//! a state ahead of the log, on another block, or unreadable is never used.
+//! [`LedgerStore::next_replay`] says what to apply), or it is moved aside and built again, from
+//! genesis or, where the log was pruned, from a retained snapshot: a state ahead of the log, on
+//! another block, or unreadable is never used.
 //!
 //! Use: open; while [`LedgerStore::next_replay`] returns something, apply the rules to it and
 //! commit; then [`LedgerStore::append_decided`] for each decided block. Every write error is fatal
@@ -16,10 +17,7 @@
 //!
 //! Deliberately absent: applying rules, checking certificates, threads.
 
-use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use protocol::amount::Height;
@@ -29,15 +27,23 @@ use protocol::store::StateChanges;
 use thiserror::Error;
 
 use crate::block_log::{BlockLog, BlockLogError, Tip};
-use crate::durable::{self, FileError, at};
+use crate::durable::FileError;
 use crate::identity::{self, IdentityError};
 use crate::lock::{DirectoryLock, LockError};
+use crate::migrate::{self, MigrateError};
 use crate::proposal_log::{ProposalLog, ProposalLogError};
-use crate::record::TornTail;
+use crate::retention::{self, PruneError, Pruned, Retention};
 use crate::signer_guard::{GuardError, SignerGuard};
+use crate::snapshot::{self, SnapshotError, Snapshots};
 use crate::state::{
     CommitError, FlushError, IntegrityError, LedgerState, StateOpenError, StateStore, StateView,
 };
+
+mod recovery;
+
+pub(crate) use recovery::free_name;
+pub use recovery::{RecoveryReport, ReplayCause, StateDamage, StateRecovery};
+use recovery::{lost_until, open_proposals, open_state};
 
 /// Blocks between two raisings of the guard's floor. Each costs an fsync; in between the guard
 /// only remembers more than it must.
@@ -56,9 +62,22 @@ pub enum OpenError {
     /// fetch the chain again (keep the signer guard).
     #[error("the block log cannot be opened")]
     BlockLog(#[from] BlockLogError),
-    /// The proposal log is damaged.
+    /// The proposal log cannot be used, for a reason other than damage.
     #[error("the proposal log cannot be opened")]
     ProposalLog(#[from] ProposalLogError),
+    /// A directory of an older schema could not be migrated. It is as it was.
+    #[error("the data directory cannot be brought to the present schema")]
+    Migrate(#[from] MigrateError),
+    /// A prepared snapshot cannot be put in place.
+    #[error("a snapshot that was prepared cannot be put in place")]
+    Snapshot(#[from] SnapshotError),
+    /// The state is lost and the log was pruned behind snapshots of which none is left.
+    #[error(
+        "the state must be built again, but the block log begins at height {0} and no intact \
+         snapshot in reach of it is left: move the data directory away (keep the signer guard) \
+         and fetch the chain from peers"
+    )]
+    NoSnapshot(Height),
     /// The signer guard is damaged or in use.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -118,62 +137,6 @@ pub struct Opened {
     pub recovery: RecoveryReport,
 }
 
-/// What was found and done while opening.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Writes that a crash interrupted, cut off. Nobody was told that they are stored.
-    pub torn: Vec<TornTail>,
-    /// The state.
-    pub state: StateRecovery,
-}
-
-/// How the state compares with the block log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StateRecovery {
-    /// It stands at the tip; in a new directory both are empty.
-    UpToDate,
-    /// Blocks above `from` must be replayed; with `None`, genesis too.
-    NeedsReplay {
-        /// Height of the state.
-        from: Option<Height>,
-        /// Why.
-        cause: ReplayCause,
-    },
-}
-
-/// Why blocks must be replayed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplayCause {
-    /// Commits that were not flushed when the process ended.
-    Behind,
-    /// The old state was moved to `aside`.
-    SetAside {
-        /// What was wrong with it.
-        damage: StateDamage,
-        /// Where it is now.
-        aside: PathBuf,
-    },
-}
-
-/// What was wrong with a state.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum StateDamage {
-    /// It knows blocks that the log lost: the log was cut or restored from an old copy.
-    #[error("it is at height {state}, the block log only at {log}: the log lost blocks")]
-    AheadOfLog {
-        /// Height of the state.
-        state: Height,
-        /// Height of the log, 0 if empty.
-        log: Height,
-    },
-    /// It stands for another block than the log's.
-    #[error("its block at height {0} is not the log's")]
-    OtherBlock(Height),
-    /// It could not be read, or its values do not match its root.
-    #[error("it is unreadable: {0}")]
-    Unreadable(String),
-}
-
 /// The next thing to apply to a state that is behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
@@ -190,35 +153,67 @@ pub struct LedgerStore {
     proposals: ProposalLog,
     state: StateStore,
     guard: Arc<SignerGuard>,
+    snapshots: Snapshots,
     _lock: DirectoryLock,
 }
 
 impl LedgerStore {
     /// Opens or creates the ledger in `dir`, and the signer guard at `guard_path` (a file).
     ///
-    /// Reads everything once: linear in the log and in the state.
+    /// Reads the state and the last segment of the log whole; what grows with the chain is only
+    /// the number of segments. Migrates an older directory, and puts a snapshot in place that
+    /// [`snapshot::stage`] prepared.
     pub fn open(dir: &Path, chain: &ChainId, guard_path: &Path) -> Result<Opened, OpenError> {
         let lock = DirectoryLock::acquire(dir)?;
-        identity::claim(dir, chain)?;
+        let schema = identity::claim(dir, chain)?;
+        let torn_old = migrate::migrate(dir, chain, schema)?;
+        let imported = snapshot::complete(dir, chain)?;
         let (blocks, torn_blocks) = BlockLog::open(dir, chain)?;
-        let (mut proposals, torn_proposals) = ProposalLog::open(dir, chain)?;
+        let (mut proposals, torn_proposals, proposals_aside) = open_proposals(dir, chain)?;
         let (guard, torn_guard) = SignerGuard::open(guard_path, chain)?;
+        let signed = guard.highest().max(Some(guard.floor()));
         if let Some(tip) = blocks.tip() {
             // Decided heights need no more signatures, whatever the guard remembers of them.
             guard.raise_floor(tip.height.plus(1))?;
             proposals.prune(tip.height)?;
         }
-        let (state, recovery) = open_state(dir, &blocks)?;
+        if torn_guard.is_some() {
+            // A signature of the height in progress may be forgotten; there is none above.
+            let next = blocks.tip().map_or(Height::ZERO, |tip| tip.height).plus(1);
+            tracing::error!(
+                height = next.get(),
+                "the signer guard was cut short, so nothing is signed at this height"
+            );
+            guard.raise_floor(next.plus(1))?;
+        }
+        let snapshots = Snapshots::new(dir, chain);
+        let (state, recovery) = open_state(dir, &blocks, &snapshots)?;
+        let guard_torn = torn_guard.is_some();
         let torn: Vec<_> =
-            [torn_blocks, torn_proposals, torn_guard].into_iter().flatten().collect();
+            [torn_old, torn_blocks, torn_proposals, torn_guard].into_iter().flatten().collect();
         for tail in &torn {
             tracing::warn!(
                 path = %tail.path.display(), offset = tail.offset, bytes = tail.bytes,
                 "cut off a write that a crash interrupted"
             );
         }
-        let store = Self { blocks, proposals, state, guard: Arc::new(guard), _lock: lock };
-        Ok(Opened { store, recovery: RecoveryReport { torn, state: recovery } })
+        let mut lost_until = lost_until(blocks.tip(), signed, &recovery);
+        if guard_torn {
+            let next = blocks.tip().map_or(Height::ZERO, |tip| tip.height).plus(1);
+            lost_until = lost_until.max(Some(next));
+        }
+        let guard = Arc::new(guard);
+        let store = Self { blocks, proposals, state, guard, snapshots, _lock: lock };
+        let recovery =
+            RecoveryReport { torn, state: recovery, proposals_aside, imported, lost_until };
+        Ok(Opened { store, recovery })
+    }
+
+    /// Seals segments of the log from `bytes` on instead of
+    /// [`crate::block_log::SEGMENT_BYTES`].
+    pub const fn with_segment_bytes(mut self, bytes: u64) -> Self {
+        self.blocks.set_segment_bytes(bytes);
+        self
     }
 
     /// What the state lacks: genesis, then each block of the log in turn.
@@ -299,110 +294,20 @@ impl LedgerStore {
         self.state.flush()
     }
 
+    /// The retained snapshots. [`Snapshots::take`] with [`Self::view`] makes one, from any thread.
+    pub const fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Deletes snapshots and blocks that `retention` does not ask for. Blocks go only behind a
+    /// snapshot that was read again and has the root that a header of the log commits.
+    pub fn prune(&mut self, retention: Retention) -> Result<Pruned, PruneError> {
+        retention::prune(&mut self.blocks, &self.snapshots, retention)
+    }
+
     /// Reads every block and every value again and checks them.
     pub fn verify(&self) -> Result<(), VerifyError> {
-        for block in self.blocks.range(Height::new(1), u64::MAX) {
-            block?;
-        }
+        self.blocks.check()?;
         Ok(self.state.check_integrity()?)
     }
-}
-
-/// Opens the state, moving it aside if it cannot be used.
-fn open_state(dir: &Path, log: &BlockLog) -> Result<(StateStore, StateRecovery), OpenError> {
-    let path = dir.join("state");
-    let damage = match try_state(&path)? {
-        Ok(state) => match compare(&state, log)? {
-            Ok(recovery) => return Ok((state, recovery)),
-            Err(damage) => damage,
-        },
-        Err(damage) => damage,
-    };
-    let aside = set_aside(dir, &path)?;
-    tracing::error!(
-        %damage, aside = %aside.display(),
-        "the state was moved aside and is rebuilt from the block log"
-    );
-    let cause = ReplayCause::SetAside { damage, aside };
-    Ok((StateStore::open(&path)?, StateRecovery::NeedsReplay { from: None, cause }))
-}
-
-/// A readable state whose values match its root; what is wrong with it; or an error that has
-/// nothing to do with damage.
-fn try_state(path: &Path) -> Result<Result<StateStore, StateDamage>, StateOpenError> {
-    let attempt = catch_unwind(AssertUnwindSafe(|| {
-        let state = StateStore::open(path)?;
-        let checked = state.check_integrity();
-        Ok::<_, StateOpenError>(checked.map(|()| state))
-    }));
-    let damage = match attempt {
-        Ok(Ok(Ok(state))) => return Ok(Ok(state)),
-        Ok(Ok(Err(IntegrityError::Index(error)))) | Ok(Err(StateOpenError::Index(error))) => {
-            if is_environment(&error) {
-                return Err(StateOpenError::Index(error));
-            }
-            error.to_string()
-        }
-        Ok(Ok(Err(error))) => error.to_string(),
-        Ok(Err(error @ StateOpenError::File(_))) => return Err(error),
-        Ok(Err(error)) => error.to_string(),
-        Err(panic) => describe(panic.as_ref()),
-    };
-    Ok(Err(StateDamage::Unreadable(damage)))
-}
-
-/// Compares a state's tip with the log.
-fn compare(
-    state: &StateStore,
-    log: &BlockLog,
-) -> Result<Result<StateRecovery, StateDamage>, BlockLogError> {
-    let tip = log.tip().map_or(Height::ZERO, |tip| tip.height);
-    let Some(found) = state.tip() else {
-        return Ok(Ok(match log.tip() {
-            Some(_) => StateRecovery::NeedsReplay { from: None, cause: ReplayCause::Behind },
-            None => StateRecovery::UpToDate,
-        }));
-    };
-    if found.height > tip {
-        return Ok(Err(StateDamage::AheadOfLog { state: found.height, log: tip }));
-    }
-    if found.height > Height::ZERO && log.hash_at(found.height)? != Some(found.block) {
-        return Ok(Err(StateDamage::OtherBlock(found.height)));
-    }
-    Ok(Ok(if found.height == tip {
-        StateRecovery::UpToDate
-    } else {
-        StateRecovery::NeedsReplay { from: Some(found.height), cause: ReplayCause::Behind }
-    }))
-}
-
-/// Errors of the machine rather than of the data: rebuilding would not help.
-fn is_environment(error: &sled::Error) -> bool {
-    match error {
-        sled::Error::Io(e) => {
-            durable::is_out_of_space(e)
-                || e.kind() == io::ErrorKind::PermissionDenied
-                // A view of an earlier opening in this process; sled gives it no kind of its own.
-                || e.to_string().contains("could not acquire lock")
-        }
-        _ => false,
-    }
-}
-
-fn set_aside(dir: &Path, path: &Path) -> Result<PathBuf, FileError> {
-    let aside = (0_u32..)
-        .map(|n| dir.join(format!("state.damaged-{n}")))
-        .find(|candidate| !candidate.exists())
-        .expect("fewer than 2^32 damaged states lie in one directory");
-    fs::rename(path, &aside).map_err(at("move aside", path))?;
-    durable::sync_dir(dir)?;
-    Ok(aside)
-}
-
-fn describe(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("reading it panicked: {}", text.unwrap_or("without a message"))
 }

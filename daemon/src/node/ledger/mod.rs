@@ -6,6 +6,10 @@
 //!
 //! All methods block (they sync to disk); async callers use [`Ledger::run`].
 
+mod past;
+mod replay;
+mod snapshots;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,24 +20,22 @@ use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
+use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing};
 use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
 use protocol::proof::StateProof;
 use protocol::transaction::VerifiedTransaction;
-use storage::ledger::{ReplayCause, StateDamage};
 use storage::{
-    LedgerStore, Replay, SignerGuard, StateRecovery, StateView, TreeError, ValidatorSets,
+    LedgerStore, Retention, SignerGuard, StateRecovery, StateView, TreeError, ValidatorSets,
 };
 use tokio::sync::watch;
 
+use past::{BaseFees, Past};
+
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 65_536;
-
-/// Heights whose base fee is remembered until the history has taken it over.
-const BASE_FEES_MAX: usize = 16_384;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -63,10 +65,8 @@ pub struct Ledger {
     base_fees: Mutex<BaseFees>,
     sets: ValidatorSets,
     lost_until: Option<Height>,
+    retention: Retention,
 }
-
-/// What a byte of a transaction cost at the last heights: the history keeps it for people.
-type BaseFees = BTreeMap<Height, Credits>;
 
 /// A value of the state and the path that proves it.
 pub type Proven = Result<(Option<Vec<u8>>, StateProof), TreeError>;
@@ -104,7 +104,12 @@ pub fn now() -> TimestampMs {
 
 impl Ledger {
     /// Opens the ledger in `dir` and replays what its state lacks.
-    pub fn open(dir: &Path, guard: &Path, genesis: &Genesis) -> anyhow::Result<Arc<Self>> {
+    pub fn open(
+        dir: &Path,
+        guard: &Path,
+        genesis: &Genesis,
+        retention: Retention,
+    ) -> anyhow::Result<Arc<Self>> {
         let chain = genesis.chain_id();
         let opened = storage::LedgerStore::open(dir, &chain, guard)
             .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
@@ -114,9 +119,9 @@ impl Ledger {
         let mut store = opened.store;
         let sets = ValidatorSets::open(&dir.join("validators"))
             .context("cannot open the validators of the past")?;
-        remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
+        past::remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
         let mut past = Past { base_fees: BaseFees::new(), sets: &sets };
-        let host = replay(&mut store, genesis, &mut past)?;
+        let host = replay::replay(&mut store, genesis, &mut past)?;
         let base_fees = past.base_fees;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
@@ -137,7 +142,8 @@ impl Ledger {
             included: Mutex::default(),
             base_fees: Mutex::new(base_fees),
             sets,
-            lost_until: lost_until(&opened.recovery.state),
+            lost_until: opened.recovery.lost_until,
+            retention,
             inner: Mutex::new(Inner { host, store }),
         }))
     }
@@ -326,11 +332,12 @@ impl Ledger {
             Err(error) => fatal("store a decided block", &error),
         };
         self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
+        self.keep_snapshot(inner);
         self.remember(decision.height, block);
         let mut fees = self.base_fees.lock().unwrap_or_else(PoisonError::into_inner);
-        remember_base_fee(&mut fees, decision.height, base_fee);
+        past::remember_base_fee(&mut fees, decision.height, base_fee);
         drop(fees);
-        remember_set(&self.sets, inner.host.next_validators());
+        past::remember_set(&self.sets, inner.host.next_validators());
         self.applied.send_replace(Applied {
             height: decision.height,
             block: decision.block,
@@ -339,6 +346,25 @@ impl Ledger {
             transactions: u32::try_from(block.transactions.len()).unwrap_or(u32::MAX),
         });
         Ok(())
+    }
+
+    /// Takes the snapshot that is due, and deletes what lies behind older ones.
+    fn keep_snapshot(&self, inner: &mut Inner) {
+        match snapshots::take_if_due(&inner.store, &mut inner.host) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => fatal("take a snapshot of the state", &error),
+        }
+        match inner.store.prune(self.retention) {
+            Ok(pruned) => tracing::debug!(?pruned, "what the retention does not ask for"),
+            // What is kept too long does no harm.
+            Err(error) => tracing::error!(%error, "old blocks were not deleted"),
+        }
+    }
+
+    /// The first height whose block is kept.
+    pub fn first(&self) -> Height {
+        self.lock().store.blocks().first().unwrap_or(Height::new(1))
     }
 
     fn remember(&self, height: Height, block: &Block) {
@@ -438,94 +464,7 @@ impl Ledger {
     }
 }
 
-/// The state shows how far the node had come: it may have voted on the height after that.
-fn lost_until(recovery: &StateRecovery) -> Option<Height> {
-    match recovery {
-        StateRecovery::NeedsReplay {
-            cause: ReplayCause::SetAside { damage: StateDamage::AheadOfLog { state, .. }, .. },
-            ..
-        } => Some(state.plus(1)),
-        _ => None,
-    }
-}
-
 /// Decodes a stored block.
 pub fn decode_block(decided: &DecidedBlock) -> anyhow::Result<Block> {
     codec::decode(&decided.block).context("a stored block does not decode")
-}
-
-fn remember_base_fee(fees: &mut BaseFees, height: Height, fee: Credits) {
-    fees.insert(height, fee);
-    if fees.len() > BASE_FEES_MAX {
-        fees.pop_first();
-    }
-}
-
-/// Keeps a validator set for proofs; the node works without.
-fn remember_set(sets: &ValidatorSets, set: &ValidatorSet) {
-    if let Err(error) = sets.remember(set) {
-        tracing::error!(%error, "a validator set is not kept: proofs may be missing it one day");
-    }
-}
-
-/// What the state forgets and people ask for.
-struct Past<'a> {
-    base_fees: BaseFees,
-    sets: &'a ValidatorSets,
-}
-
-/// Brings the state up to the block log and makes the host that stands there.
-fn replay(store: &mut LedgerStore, genesis: &Genesis, past: &mut Past<'_>) -> anyhow::Result<Host> {
-    let genesis_state = genesis.build().context("the genesis is not valid")?;
-    let mut host: Option<Host> = None;
-    let mut replayed = 0_u64;
-    while let Some(next) = store.next_replay().context("cannot read the block log")? {
-        match next {
-            Replay::Genesis => {
-                store.commit_genesis(&genesis_state.1).context("cannot store the genesis")?;
-            }
-            Replay::Block(decided) => {
-                let mut at = match host.take() {
-                    Some(host) => host,
-                    None => host_at_state(store, genesis)?,
-                };
-                let view = store.view();
-                let block = decode_block(&decided)?;
-                let height = at.height();
-                let base_fee = view.read(|state| State::new(state).clock().base_fee);
-                remember_base_fee(&mut past.base_fees, height, base_fee);
-                let decision = view
-                    .read(|state| at.decide(state, *decided, &block))
-                    .with_context(|| format!("block {height} of the log does not replay"))?;
-                let root =
-                    store.commit_replayed(&decision.changes).context("cannot replay a block")?;
-                view.read(|state| at.committed(&decision, root, state));
-                remember_set(past.sets, at.next_validators());
-                replayed += 1;
-                host = Some(at);
-            }
-        }
-    }
-    if replayed > 0 {
-        tracing::info!(blocks = replayed, "replayed the block log");
-    }
-    let host = match host {
-        Some(host) => host,
-        None => host_at_state(store, genesis)?,
-    };
-    remember_set(past.sets, host.validators());
-    remember_set(past.sets, host.next_validators());
-    Ok(host)
-}
-
-fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
-    let view = store.view();
-    let at = view.tip().context("the state has no height after replay")?;
-    let certificate = store
-        .blocks()
-        .get(at.height)
-        .context("cannot read the block log")?
-        .map(|decided| decided.certificate);
-    let tip = Tip { height: at.height, block: at.block, certificate, state: view.root() };
-    Ok(view.read(|state| Host::new(genesis.chain_id(), tip, state)))
 }
