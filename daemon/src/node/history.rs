@@ -118,11 +118,16 @@ impl Histories {
             return false;
         }
         let tip = self.ask(History::tip);
-        if tip.is_some_and(|tip| ledger.block_hash(tip.height) != Some(tip.block)) {
-            self.contradicted("its tip is not a block of this chain");
-            return true;
+        let first = ledger.first_block().unwrap_or(Height::new(1));
+        let next = tip.map_or(first, |tip| tip.height.plus(1));
+        if let Some(tip) = tip {
+            // Its block may have been pruned since; then nothing contradicts it.
+            let contradicted = ledger.block_hash(tip.height).is_some_and(|hash| hash != tip.block);
+            if contradicted || tip.height > ledger.applied().height || next < first {
+                self.contradicted("its last block is not one after which the blocks go on");
+                return true;
+            }
         }
-        let next = tip.map_or(Height::new(1), |tip| tip.height.plus(1));
         let mut blocks = Vec::new();
         while blocks.len() < BATCH {
             let height = next.plus(u64::try_from(blocks.len()).unwrap_or(u64::MAX));

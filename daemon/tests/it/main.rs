@@ -10,3 +10,4 @@ mod ledger;
 mod node;
 mod pending;
 mod process;
+mod stake;

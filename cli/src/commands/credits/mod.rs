@@ -1,24 +1,33 @@
 //! `ayni credits`.
 
-use ayni_cli::amount::{AmountError, format_credits, parse_credits};
-use clap::Subcommand;
+mod prove;
+mod show;
+mod stake;
+
+use std::path::PathBuf;
+
+use ayni_cli::amount::{format_credits, parse_credits};
+use ayni_cli::client::Client;
+use clap::{Args, Subcommand};
 use protocol::amount::Credits;
-use protocol::api::{Balance, SendRequest};
+use protocol::api::{HistoryCursor, HistoryQuery, SendRequest, TrustedPoint};
 use protocol::ids::AccountId;
 
+pub(crate) use self::show::receipt;
+use self::stake::StakeCommand;
+use super::watch;
 use crate::context::Context;
 use crate::failure::{Failure, USAGE};
-use crate::output::{pairs, table};
 
 /// What to do with credits.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CreditsCommand {
-    /// Show a balance
-    #[command(after_help = "Example:\n  ayni credits balance")]
-    Balance {
-        /// Whose [default: the node's own account]
-        account: Option<AccountId>,
-    },
+    /// Show a balance, and prove it
+    #[command(after_help = "Examples:\n  ayni credits balance\n  ayni credits balance --watch\n  \
+        ayni credits balance --prove --out balance.proof --trusted 1:HASH\n\n\
+        A proof is checked by `ayni verify-proof`, which needs no node: only a block that its \
+        reader trusts.")]
+    Balance(BalanceArguments),
     /// Send credits to another account
     #[command(after_help = "Example:\n  ayni credits send ACCOUNT 12.5\n\n\
         Returns when the transfer is final; it cannot be taken back.")]
@@ -26,83 +35,87 @@ pub(crate) enum CreditsCommand {
         /// Receiver: 64 hexadecimal digits
         to: AccountId,
         /// Credits, with up to six decimals
-        #[arg(value_parser = parse_amount)]
+        #[arg(value_parser = parse_credits)]
         amount: Credits,
     },
     /// Show every account and what it earned in which role
+    #[command(after_help = "Example:\n  ayni credits accounts")]
     Accounts,
+    /// List an account's transactions and those that pay it, newest first
+    #[command(after_help = "Examples:\n  ayni credits history --limit 50\n  \
+        ayni credits history --before 812:0\n\n\
+        Payments that no transaction makes are not listed: rewards, stake that comes back, \
+        spending of the treasury.")]
+    History {
+        /// Whose [default: the node's own account]
+        account: Option<AccountId>,
+        /// How many
+        #[arg(long, value_name = "COUNT", default_value_t = HistoryQuery::LIMIT_DEFAULT,
+              value_parser = clap::value_parser!(u32).range(1..=i64::from(HistoryQuery::LIMIT_MAX)))]
+        limit: u32,
+        /// Only what is older than this place, HEIGHT or HEIGHT:INDEX
+        #[arg(long, value_name = "PLACE")]
+        before: Option<HistoryCursor>,
+    },
+    #[command(flatten)]
+    Stake(StakeCommand),
 }
 
-fn parse_amount(text: &str) -> Result<Credits, AmountError> {
-    parse_credits(text)
+/// A balance.
+#[derive(Debug, Args)]
+pub(crate) struct BalanceArguments {
+    /// Whose [default: the node's own account]
+    account: Option<AccountId>,
+    /// Print it again whenever a block changes it, until Ctrl-C
+    #[arg(long, conflicts_with = "prove")]
+    watch: bool,
+    /// Write a proof of it
+    #[arg(long)]
+    prove: bool,
+    /// File for the proof's bytes; without it they are printed in hexadecimal
+    #[arg(long, value_name = "FILE", requires = "prove")]
+    out: Option<PathBuf>,
+    /// Block that the proof's reader trusts [default: that of the join string, else the first]
+    #[arg(long, value_name = "HEIGHT:HASH", requires = "prove")]
+    trusted: Option<TrustedPoint>,
 }
 
 /// Runs it.
 pub(crate) async fn run(context: &Context, command: CreditsCommand) -> Result<(), Failure> {
-    let client = context.client()?;
     match command {
-        CreditsCommand::Balance { account } => {
-            let balance = client.balance(account).await?;
-            context.output.show(&balance, || describe(&balance))
+        CreditsCommand::Balance(arguments) if arguments.prove => {
+            prove::run(context, arguments).await
         }
-        CreditsCommand::Send { to, amount } => {
-            if amount == Credits::ZERO {
-                return Err(Failure::new(USAGE, "the amount is zero; nothing was sent"));
-            }
-            let receipt = client.send(&SendRequest { to, amount_micro: amount }).await?;
-            context.output.show(&receipt, || {
-                let amount = format_credits(amount);
-                format!(
-                    "Sent {amount} credits to {to}.\nFinal in block {}, transaction {}.",
-                    receipt.height, receipt.transaction
-                )
-            })
+        CreditsCommand::Balance(BalanceArguments { account, watch, .. }) => {
+            let ask = async |client: &Client| client.balance(account).await;
+            watch::show(context, watch, ask, show::balance).await
         }
+        CreditsCommand::Send { to, amount } => send(context, to, amount).await,
         CreditsCommand::Accounts => {
-            let accounts = client.accounts().await?;
-            context.output.show(&accounts, || {
-                let rows = accounts.accounts.iter().map(|account| {
-                    let earned = account.earned;
-                    vec![
-                        account.account.to_string(),
-                        account.nodes.len().to_string(),
-                        format_credits(account.balance_micro),
-                        format_credits(account.bonded_micro),
-                        format_credits(earned.contributor_micro),
-                        format_credits(earned.reviewer_micro),
-                        format_credits(earned.validator_micro),
-                        format_credits(account.bonds_burned_micro),
-                    ]
-                });
-                let head = [
-                    "ACCOUNT",
-                    "NODES",
-                    "BALANCE",
-                    "BONDED",
-                    "CONTRIBUTED",
-                    "REVIEWED",
-                    "VALIDATED",
-                    "BURNED",
-                ];
-                table(&head, rows, "There are no accounts.")
-            })
+            let accounts = context.client()?.accounts().await?;
+            context.output.show(&accounts, || show::accounts(&accounts))
         }
+        CreditsCommand::History { account, limit, before } => {
+            let query = HistoryQuery { account, before, limit: Some(limit) };
+            let page = context.client()?.history(query).await?;
+            context.output.show(&page, || show::history(&page))
+        }
+        CreditsCommand::Stake(command) => stake::run(context, command).await,
     }
 }
 
-fn describe(balance: &Balance) -> String {
-    let rows = [
-        ("account", balance.account.to_string()),
-        ("balance", format!("{} credits", format_credits(balance.balance_micro))),
-        ("bonded", format!("{} credits", format_credits(balance.bonded_micro))),
-    ];
-    let nodes = balance.nodes.iter().map(|node| {
-        vec![
-            node.node.to_string(),
-            format_credits(node.allowance_micro),
-            format_credits(node.bonded_micro),
-        ]
-    });
-    let head = ["NODE", "ALLOWANCE", "BONDED"];
-    format!("{}{}", pairs(&rows), table(&head, nodes, "No node belongs to this account."))
+/// Refuses an amount of nothing before the node is asked.
+fn not_zero(amount: Credits) -> Result<(), Failure> {
+    if amount == Credits::ZERO {
+        return Err(Failure::new(USAGE, "the amount is zero; nothing was done"));
+    }
+    Ok(())
+}
+
+async fn send(context: &Context, to: AccountId, amount: Credits) -> Result<(), Failure> {
+    not_zero(amount)?;
+    let done = context.client()?.send(&SendRequest { to, amount_micro: amount }).await?;
+    context.output.show(&done, || {
+        format!("Sent {} credits to {to}.\n{}", format_credits(amount), receipt(&done))
+    })
 }

@@ -82,10 +82,14 @@ impl Node {
     }
 
     fn find_transaction(&self, hash: &TransactionHash) -> Result<TransactionDetail, ApiError> {
-        if let Some(at) = self.history.transaction(hash)
-            && let Some(found) = self.read_transaction(hash, at)?
-        {
-            return Ok(found);
+        if let Some(at) = self.history.transaction(hash) {
+            if let Some(found) = self.read_transaction(hash, at)? {
+                return Ok(found);
+            }
+            if self.ledger.first_block().is_some_and(|first| at.height < first) {
+                let message = format!("transaction {hash} is in block {}, pruned here", at.height);
+                return Err(ApiError::not_found(message).with_hint("ask a node with `archive`"));
+            }
         }
         if let Some(found) = self.search_recent(hash)? {
             return Ok(found);
@@ -157,7 +161,8 @@ impl NodeBackend {
         let limit = u64::from(query.limit());
         self.search(move |node| {
             let tip = node.ledger.applied().height;
-            let from = query.from.unwrap_or_else(|| tip.plus(1).minus(limit)).max(Height::new(1));
+            let first = node.ledger.first_block().unwrap_or(Height::new(1));
+            let from = query.from.unwrap_or_else(|| tip.plus(1).minus(limit)).max(first);
             let end = from.plus(limit).min(tip.plus(1));
             let heights = (from.get()..end.get()).map(Height::new);
             let found = heights.map_while(|height| node.read_block(height).transpose());

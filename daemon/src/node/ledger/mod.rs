@@ -413,6 +413,11 @@ impl Ledger {
         }
     }
 
+    /// Height of the first block that is held: above 1 after pruning, or a start from a snapshot.
+    pub fn first_block(&self) -> Option<Height> {
+        self.lock().store.blocks().first()
+    }
+
     /// Validators of a height, also of the past, if this node has seen them.
     pub fn past_validators(&self, height: Height) -> Option<ValidatorSet> {
         if let Some(set) = self.validators(height) {
