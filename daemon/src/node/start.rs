@@ -21,6 +21,7 @@ use super::application::Consensus;
 use super::backend::NodeBackend;
 use super::duties::{Duties, Training};
 use super::events::Events;
+use super::history::{self, Histories};
 use super::ledger::Ledger;
 use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home};
@@ -278,9 +279,10 @@ async fn assemble(
 ) -> anyhow::Result<Arc<Node>> {
     let Founded { json: genesis_json, chain, ledger } = founded;
     let data = root.data();
-    let store = tokio::task::spawn_blocking(move || BlobStore::open(&data))
-        .await?
-        .context("cannot open the blob store")?;
+    let opened = tokio::task::spawn_blocking(move || {
+        BlobStore::open(&data).map(|store| (store, Histories::open(&data)))
+    });
+    let (store, history) = opened.await?.context("cannot open the blob store")?;
     let withheld = blobs::Withheld::default();
     let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
     let service = BlobService::start(
@@ -311,6 +313,7 @@ async fn assemble(
         chain,
         genesis_json,
         ledger,
+        history,
         network,
         store,
         blobs: service,
@@ -377,6 +380,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     node.tracker.spawn(gossip::run(Arc::clone(node), events));
     node.tracker.spawn(Box::pin(Duties::new(Arc::clone(node)).run()));
     node.tracker.spawn(tell_blocks(Arc::clone(node)));
+    node.tracker.spawn(history::run(Arc::clone(node)));
     engine
 }
 

@@ -7,6 +7,7 @@ mod corruption;
 mod crashes;
 mod full_disk;
 mod guard;
+mod history;
 mod ledger;
 mod pending;
 mod proposals;

@@ -6,6 +6,7 @@
 //!
 //! All methods block (they sync to disk); async callers use [`Ledger::run`].
 
+mod past;
 mod replay;
 mod snapshots;
 
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use protocol::amount::{Height, TimestampMs};
+use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
@@ -24,9 +25,14 @@ use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
+use protocol::proof::StateProof;
 use protocol::transaction::VerifiedTransaction;
-use storage::{LedgerStore, Retention, SignerGuard, StateRecovery, StateView};
+use storage::{
+    LedgerStore, Retention, SignerGuard, StateRecovery, StateView, TreeError, ValidatorSets,
+};
 use tokio::sync::watch;
+
+use past::{BaseFees, Past};
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 65_536;
@@ -56,9 +62,14 @@ pub struct Ledger {
     guard: Arc<SignerGuard>,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
+    base_fees: Mutex<BaseFees>,
+    sets: ValidatorSets,
     lost_until: Option<Height>,
     retention: Retention,
 }
+
+/// A value of the state and the path that proves it.
+pub type Proven = Result<(Option<Vec<u8>>, StateProof), TreeError>;
 
 struct Inner {
     host: Host,
@@ -106,7 +117,12 @@ impl Ledger {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
-        let host = replay::replay(&mut store, genesis)?;
+        let sets = ValidatorSets::open(&dir.join("validators"))
+            .context("cannot open the validators of the past")?;
+        past::remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
+        let mut past = Past { base_fees: BaseFees::new(), sets: &sets };
+        let host = replay::replay(&mut store, genesis, &mut past)?;
+        let base_fees = past.base_fees;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
             Some(decided) => decode_block(&decided)?.header.time,
@@ -124,6 +140,8 @@ impl Ledger {
             guard: store.guard(),
             applied,
             included: Mutex::default(),
+            base_fees: Mutex::new(base_fees),
+            sets,
             lost_until: opened.recovery.lost_until,
             retention,
             inner: Mutex::new(Inner { host, store }),
@@ -305,7 +323,10 @@ impl Ledger {
     pub fn commit(&self, decided: DecidedBlock, block: &Block) -> Result<(), Refused> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let decision = self.view.read(|state| inner.host.decide(state, decided, block))?;
+        let (decision, base_fee) = self.view.read(|state| {
+            let base_fee = State::new(state).clock().base_fee;
+            inner.host.decide(state, decided, block).map(|decision| (decision, base_fee))
+        })?;
         let root = match inner.store.append_decided(&decision.decided, &decision.changes) {
             Ok(root) => root,
             Err(error) => fatal("store a decided block", &error),
@@ -313,6 +334,10 @@ impl Ledger {
         self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
         self.keep_snapshot(inner);
         self.remember(decision.height, block);
+        let mut fees = self.base_fees.lock().unwrap_or_else(PoisonError::into_inner);
+        past::remember_base_fee(&mut fees, decision.height, base_fee);
+        drop(fees);
+        past::remember_set(&self.sets, inner.host.next_validators());
         self.applied.send_replace(Applied {
             height: decision.height,
             block: decision.block,
@@ -356,6 +381,16 @@ impl Ledger {
         }
     }
 
+    /// What a byte of a transaction cost at a height, if that was not long ago.
+    pub fn base_fee_at(&self, height: Height) -> Option<Credits> {
+        self.base_fees.lock().unwrap_or_else(PoisonError::into_inner).get(&height).copied()
+    }
+
+    /// A transaction that waits in the mempool.
+    pub fn waiting(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
+        self.lock().host.mempool.get(hash).cloned()
+    }
+
     /// Keeps evidence for our next block.
     pub fn add_evidence(&self, evidence: Evidence) {
         let mut inner = self.lock();
@@ -368,6 +403,41 @@ impl Ledger {
             Ok(found) => found,
             Err(error) => fatal("read the block log", &error),
         }
+    }
+
+    /// Hash of the decided block at a height.
+    pub fn block_hash(&self, height: Height) -> Option<BlockHash> {
+        match self.lock().store.blocks().hash_at(height) {
+            Ok(found) => found,
+            Err(error) => fatal("read the block log", &error),
+        }
+    }
+
+    /// Height of the first block that is held: above 1 after pruning, or a start from a snapshot.
+    pub fn first_block(&self) -> Option<Height> {
+        self.lock().store.blocks().first()
+    }
+
+    /// Validators of a height, also of the past, if this node has seen them.
+    pub fn past_validators(&self, height: Height) -> Option<ValidatorSet> {
+        if let Some(set) = self.validators(height) {
+            return Some(set);
+        }
+        // The set of the genesis has the first two heights; each other is named one block before.
+        let before = height.minus(1).max(Height::new(1));
+        let block = decode_block(&self.decided(before)?).ok()?;
+        match self.sets.get(&block.header.next_validators) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "the validators of the past cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Reads the state, and what it says about a key with the path that proves it.
+    pub fn prove<T>(&self, key: &[u8], f: impl FnOnce(&View<'_>) -> T) -> (T, Proven) {
+        self.view.read(|snapshot| (f(&View::new(snapshot)), snapshot.prove(key)))
     }
 
     /// Decided blocks from `start` on, within bounds, but one at least if there is one.
