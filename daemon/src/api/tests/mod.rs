@@ -10,7 +10,8 @@ use protocol::amount::{Credits, Height};
 use protocol::api::{
     BlockRef, BlocksQuery, ErrorCode, EvaluateRequest, GenerateDone, GenerateEvent,
     GenerateRequest, HeadChoice, HistoryQuery, JobId, JobState, ModelRef, NodeEvent,
-    PrivateRequest, SendRequest, ValidatorsQuery,
+    PrivateRequest, ProofQuery, ProposalQuery, ProposalsQuery, SendRequest, StakeRequest,
+    ValidatorsQuery,
 };
 use protocol::ids::{AccountId, BlockHash, ContentHash, HeadId};
 use tempfile::TempDir;
@@ -94,12 +95,24 @@ async fn queries_bodies_and_paths_reach_the_backend_and_replies_come_back() {
     assert_eq!(page.older, Some(before));
     let next = ValidatorsQuery { height: Some(Height::new(5)) };
     assert_eq!(code(node.client.validators(next).await), ErrorCode::NotFound);
+    let request = StakeRequest::Claim { node: None };
+    assert_eq!(code(node.client.stake(&request).await), ErrorCode::Conflict);
+    let all = ProposalsQuery { all: true, ..ProposalsQuery::default() };
+    assert_eq!(code(node.client.proposals(all).await), ErrorCode::NotFound);
+    let page = ProposalQuery { skip: Some(3), limit: Some(1_000) };
+    assert_eq!(code(node.client.proposal(4, page).await), ErrorCode::NotFound);
+    let from = ProofQuery { trusted_height: Some(Height::new(6)), ..ProofQuery::default() };
+    assert_eq!(code(node.client.proof(from).await), ErrorCode::NotFound);
     let expect = [
         "blocks Some(Height(7)) 3".to_owned(),
         "block 9".to_owned(),
         format!("block {hash}"),
         "history Some(\"8:2\") 100".to_owned(),
         "validators Some(Height(5))".to_owned(),
+        "Claim { node: None }".to_owned(),
+        "proposals true 20".to_owned(),
+        "proposal 4 Some(3) 256".to_owned(),
+        "proof from Some(Height(6))".to_owned(),
     ];
     assert_eq!(node.backend.seen(), expect);
     let rules = node.client.parameters().await.expect("sample");
@@ -161,6 +174,12 @@ async fn malformed_requests_get_an_explanation() {
     check("GET /v1/chain/blocks?lmit=1", "400", "unknown field").await;
     check("GET /v1/chain/block/-1", "400", "in the path").await;
     check("GET /v1/chain/tx/12", "400", "64 hexadecimal digits").await;
+    check(r#"POST /v1/credits/stake|{"action":"steal"}"#, "400", "unknown variant").await;
+    check(r#"POST /v1/credits/stake|{"action":"unjail","to":1}"#, "400", "unknown field").await;
+    check(r#"POST /v1/governance/proposals|{"title":"t"}"#, "400", "change").await;
+    check("GET /v1/governance/proposals/x", "400", "in the path").await;
+    check("GET /v1/governance/proposals?all=maybe", "400", "all").await;
+    check("GET /v1/credits/proof?trusted_height=1&trusted_hash=0", "400", "hexadecimal").await;
     check("GET /v1/credits/history?before=x", "400", "no place in the history").await;
     check("GET /v1/models/..%2Fx", "400", "in the path").await;
     let large = format!(r#"POST /v1/train/join|{{"model":"{}"}}"#, "a".repeat(2 << 20));
