@@ -15,6 +15,9 @@ pub enum AmountError {
     /// Above the largest amount.
     #[error("{0:?} is more than the largest amount, 18446744073709.551615 credits")]
     TooLarge(String),
+    /// Not a share.
+    #[error("{0:?} is not per cent; write 0 to 100 with at most four decimals, for example 7.5")]
+    Percent(String),
 }
 
 /// Parses `12`, `0.25`, `12.000001`. No sign, exponent, separator or bare point.
@@ -37,6 +40,20 @@ pub fn parse_credits(text: &str) -> Result<Credits, AmountError> {
     let micro: u64 = format!("{decimals:0<6}").parse().map_err(|_| too_large())?;
     let total = whole.checked_mul(PPM).and_then(|sum| sum.checked_add(micro));
     total.map(Credits::from_micro).ok_or_else(too_large)
+}
+
+/// Parses a share in per cent: `7.5` is 75,000 ppm. At most four decimals and 100 per cent.
+pub fn parse_percent(text: &str) -> Result<u32, AmountError> {
+    let shown = || text.chars().take(40).collect::<String>();
+    let malformed = |error| match error {
+        AmountError::Malformed(_) => AmountError::Percent(shown()),
+        other => other,
+    };
+    // As an amount it is in millionths of a per cent: a hundred times finer than ppm.
+    let millionths = parse_credits(text).map_err(malformed)?.micro();
+    let whole = millionths.is_multiple_of(100) && millionths <= 100 * PPM;
+    let ppm = whole.then(|| u32::try_from(millionths / 100).ok()).flatten();
+    ppm.ok_or_else(|| AmountError::Percent(shown()))
 }
 
 /// The shortest text that [`parse_credits`] reads as this amount.
@@ -71,6 +88,18 @@ mod tests {
         assert!(matches!(parse_credits("0.1234567"), Err(AmountError::TooFine(_))));
         for large in ["18446744073709.551616", "18446744073710", "99999999999999999999999"] {
             assert!(matches!(parse_credits(large), Err(AmountError::TooLarge(_))), "{large}");
+        }
+    }
+
+    #[test]
+    fn percent() {
+        let check = |text: &str, ppm: u32| assert_eq!(parse_percent(text), Ok(ppm), "{text}");
+        check("0", 0);
+        check("7.5", 75_000);
+        check("0.0001", 1);
+        check("100", 1_000_000);
+        for bad in ["", "%", "5%", "-1", "100.0001", "0.00001", "101"] {
+            assert_eq!(parse_percent(bad), Err(AmountError::Percent(bad.to_owned())), "{bad}");
         }
     }
 

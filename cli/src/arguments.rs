@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    chain::ChainCommand, credits::CreditsCommand, data::DataCommand, init::InitArguments,
-    keys::KeysCommand, model::ModelCommand, node::NodeCommand, review::ReviewCommand,
-    train::TrainCommand,
+    chain::ChainCommand, credits::CreditsCommand, data::DataCommand, gov::GovCommand,
+    init::InitArguments, keys::KeysCommand, model::ModelCommand, node::NodeCommand,
+    proof::VerifyArguments, review::ReviewCommand, train::TrainCommand,
 };
 
 /// Ayni: train shared models with others and be paid for what you bring.
@@ -79,9 +79,16 @@ pub(crate) enum Command {
     /// See what was reviewed and how
     #[command(subcommand)]
     Review(ReviewCommand),
-    /// See and send credits
+    /// See, send, stake and prove credits
     #[command(subcommand)]
     Credits(CreditsCommand),
+    /// Propose changes of the rules and vote on them
+    #[command(subcommand)]
+    Gov(GovCommand),
+    /// Check a proof of a balance, without a node
+    #[command(after_help = "Example:\n  ayni verify-proof balance.proof --trusted 1:HASH\n\n\
+        Exits with 1 and the first thing wrong when the proof does not hold.")]
+    VerifyProof(VerifyArguments),
     /// Look at the chain
     #[command(subcommand)]
     Chain(ChainCommand),

@@ -75,6 +75,7 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("capabilities", "hosts", "Serve blobs to others.", ""),
     ("capabilities", "validates", "Take part in consensus when there is stake.", ""),
     ("chain", "block_wait_ms", "How long a proposer waits for transactions.", ""),
+    ("chain", "archive", "Keep every block; else none behind the second last snapshot.", ""),
     ("api", "socket", "Path of the socket; relative to this folder.", "\"run/ayni.sock\""),
     ("api", "group_read", "Let users of the socket folder's group read.", ""),
     ("log", "level", "error, warn, info, debug, trace, or \"info,libp2p=warn\".", ""),

@@ -9,6 +9,7 @@ use ayni_cli::client::ClientError;
 use ayni_cli::config::ConfigFileError;
 use ayni_cli::home::HomeError;
 use ayni_cli::keys::KeysError;
+use protocol::api::ErrorCode;
 use serde_json::json;
 
 use crate::output;
@@ -32,12 +33,15 @@ pub(crate) struct Failure {
     code: u8,
     message: String,
     hint: Option<String>,
+    /// What the node said, for programs.
+    reason: Option<ErrorCode>,
+    rejection: Option<String>,
 }
 
 impl Failure {
     /// With an exit code and what happened.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, reason: None, rejection: None }
     }
 
     /// Adds what to do next.
@@ -76,8 +80,13 @@ impl Failure {
             return ExitCode::from(self.code);
         }
         if json {
-            let error =
-                json!({ "message": self.message, "hint": self.hint, "exit_code": self.code });
+            let error = json!({
+                "message": self.message,
+                "hint": self.hint,
+                "exit_code": self.code,
+                "code": self.reason,
+                "rejection": self.rejection,
+            });
             output::complain(&json!({ "error": error }).to_string());
         } else {
             output::complain(&format!("ayni: {}", output::clean(&self.message)));
@@ -91,7 +100,12 @@ impl Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self { hint: error.hint(), ..Self::chained(error.exit_code(), &error) }
+        let rejection = match &error {
+            ClientError::Api(error) => error.rejection.clone(),
+            _ => None,
+        };
+        let (hint, reason) = (error.hint(), error.code());
+        Self { hint, reason, rejection, ..Self::chained(error.exit_code(), &error) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Numbers as people read them. Integers only.
 
+use protocol::amount::TimestampMs;
 use protocol::model::Architecture;
 use protocol::review::{Gain, Verdict};
 
@@ -55,6 +56,24 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
+/// Milliseconds since the Unix epoch as UTC: `2026-11-22 02:44:58`. The civil calendar after
+/// Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
+pub(crate) fn time(at: TimestampMs) -> String {
+    let seconds = at.get() / 1_000;
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Months from March on, so that the leap day is the last one.
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
 /// What a reviewer or a panel says.
 pub(crate) const fn verdict(verdict: Option<Verdict>) -> &'static str {
     match verdict {
@@ -100,6 +119,11 @@ mod tests {
         assert_eq!(bits(u64::MAX).split('.').count(), 2);
         assert_eq!([duration(1_250), duration(61_000)], ["1.2 s", "1 min 1 s"]);
         assert_eq!(duration(3_725_000), "1 h 2 min");
+        let times = [0, 951_782_400_000, 1_709_251_199_999, 1_795_315_498_000];
+        let shown = times.map(|ms| time(TimestampMs::new(ms)));
+        assert_eq!(shown[..2], ["1970-01-01 00:00:00", "2000-02-29 00:00:00"]);
+        assert_eq!(shown[2..], ["2024-02-29 23:59:59", "2026-11-22 02:44:58"]);
+        assert!(!time(TimestampMs::new(u64::MAX)).is_empty());
         assert_eq!(name(&protocol::api::DutyKind::Train), "train");
     }
 }

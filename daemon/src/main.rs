@@ -14,10 +14,10 @@ use tracing_subscriber::EnvFilter;
 
 /// The Ayni node. Make a home for it with `ayni init`; talk to it with `ayni`.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version, about, subcommand_negates_reqs = true)]
 struct Options {
     /// Home directory of the node.
-    #[arg(long, env = "AYNI_HOME", required_unless_present = "tool")]
+    #[arg(long, env = "AYNI_HOME", required = true)]
     home: Option<PathBuf>,
     /// Instead of running the node.
     #[command(subcommand)]

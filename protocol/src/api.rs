@@ -13,12 +13,23 @@
 //! | `POST /v1/node/stop` | | [`Stopping`] |
 //! | `GET /v1/events` | | server-sent [`NodeEvent`]s |
 //! | `GET /v1/chain/blocks` | [`BlocksQuery`] | [`Blocks`] |
-//! | `GET /v1/chain/block/{height}` | | [`BlockDetail`] |
+//! | `GET /v1/chain/block/{height or hash}` | | [`BlockDetail`] |
+//! | `GET /v1/chain/tx/{hash}` | | [`TransactionDetail`] |
+//! | `GET /v1/chain/validators` | [`ValidatorsQuery`] | [`Validators`] |
+//! | `GET /v1/chain/params` | | [`ChainParameters`] |
 //! | `GET /v1/chain/audit` | | [`Audit`] |
 //! | `GET /v1/chain/genesis` | | the genesis file |
 //! | `GET /v1/credits/balance` | [`BalanceQuery`] | [`Balance`] |
 //! | `GET /v1/credits/accounts` | | [`Accounts`] |
 //! | `POST /v1/credits/send` | [`SendRequest`] | [`TransactionReceipt`] |
+//! | `GET /v1/credits/history` | [`HistoryQuery`] | [`HistoryPage`] |
+//! | `POST /v1/credits/stake` | [`StakeRequest`] | [`TransactionReceipt`] |
+//! | `GET /v1/credits/stakes` | [`StakesQuery`] | [`Stakes`] |
+//! | `GET /v1/credits/proof` | [`ProofQuery`] | [`BalanceProof`] |
+//! | `POST /v1/governance/proposals` | [`ProposeRequest`] | [`Proposed`] |
+//! | `GET /v1/governance/proposals` | [`ProposalsQuery`] | [`Proposals`] |
+//! | `GET /v1/governance/proposals/{id}` | [`ProposalQuery`] | [`ProposalDetail`] |
+//! | `POST /v1/governance/ballots` | [`BallotRequest`] | [`TransactionReceipt`] |
 //! | `POST /v1/transactions` | canonical [`SubmitTransactions`] | [`Submitted`] |
 //! | `GET /v1/transactions/{hash}` | | [`TransactionState`] |
 //! | `POST /v1/blobs` | raw bytes | [`BlobReceipt`] |
@@ -47,21 +58,33 @@ mod chain;
 mod credits;
 mod data;
 mod error;
+mod governance;
 mod jobs;
 mod models;
 mod node;
+mod proof;
+mod staking;
 mod training;
 mod transactions;
 
-pub use chain::{Audit, BlockDetail, BlockSummary, Blocks, BlocksQuery, TransactionSummary};
+pub use chain::{
+    Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,
+    ChainParameters, EvidenceSummary, Inclusion, ParameterSummary, RulesAhead, TransactionDetail,
+    TransactionSummary, ValidatorState, ValidatorSummary, Validators, ValidatorsQuery,
+};
 pub use credits::{
-    AccountSummary, Accounts, Balance, BalanceQuery, Earned, NodeBalance, SendRequest,
+    AccountSummary, Accounts, Balance, BalanceQuery, Earned, HistoryCursor, HistoryCursorError,
+    HistoryDirection, HistoryEntry, HistoryPage, HistoryQuery, NodeBalance, SendRequest,
     TransactionReceipt,
 };
 pub use data::{
     BlobReceipt, DataList, DatasetSummary, PrivateRequest, PrivateSummary, PublishRequest,
 };
 pub use error::{ApiError, ErrorBody, ErrorCode};
+pub use governance::{
+    Ballot, BallotRequest, Needs, Proposal, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, Tally,
+};
 pub use jobs::{JobId, JobKind, JobProgress, JobResult, JobStarted, JobState, JobStatus};
 pub use models::{
     CreateModelRequest, EvaluateRequest, GenerateDone, GenerateEvent, GenerateRequest, HeadChoice,
@@ -71,6 +94,8 @@ pub use node::{
     Direction, JoinStringReply, NodeEvent, Peer, Peers, Role, Status, Stopping, WorkerState,
     WorkerStatus,
 };
+pub use proof::{BalanceProof, ProofQuery, TrustedBy, TrustedPoint, TrustedPointError};
+pub use staking::{Delegation, StakeRequest, Stakes, StakesQuery, Unbonding};
 pub use training::{
     Contribution, Contributions, DutyKind, DutyStatus, OpenRoundsRequest, PanelReview,
     ReviewsQuery, Round, RoundPhase, Rounds, RoundsOpened, RoundsQuery, TrainJoinRequest,

@@ -120,11 +120,13 @@ impl Default for CapabilitiesConfig {
 pub struct ChainConfig {
     /// How long a proposer waits for transactions before it proposes an empty block.
     pub block_wait_ms: u32,
+    /// Whether every block is kept; otherwise those behind the second last snapshot are deleted.
+    pub archive: bool,
 }
 
 impl Default for ChainConfig {
     fn default() -> Self {
-        Self { block_wait_ms: 1_000 }
+        Self { block_wait_ms: 1_000, archive: true }
     }
 }
 

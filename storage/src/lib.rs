@@ -13,6 +13,8 @@
 //! | [`signer_guard`] | what was signed | torn tail cut off; damaged: nothing is signed |
 //! | [`state`] | current values and their tree (sled) | moved aside and rebuilt from the log |
 //! | [`snapshot`] | whole states, as files | found when read; another one is used |
+//! | [`history`] | where transactions are (sled) | removed and made anew from the log |
+//! | [`validator_sets`] | validators of the past (sled) | what is damaged is forgotten |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
 //!
 //! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
@@ -22,6 +24,7 @@ pub mod blobs;
 pub mod block_log;
 pub mod check;
 mod durable;
+pub mod history;
 pub mod identity;
 pub mod integrity;
 pub mod ledger;
@@ -38,10 +41,12 @@ pub mod snapshot;
 pub mod state;
 pub mod transfer;
 mod tree;
+pub mod validator_sets;
 
 pub use blobs::{BlobError, BlobStore, PartialBlob, ServedBlob};
 pub use block_log::{BlockLog, Tip};
 pub use durable::FileError;
+pub use history::{History, HistoryError};
 pub use ledger::{LedgerStore, Opened, RecoveryReport, Replay, StateRecovery};
 pub use memory::MemoryStateStore;
 pub use mempool_log::{MempoolLog, MempoolLogError};
@@ -50,3 +55,4 @@ pub use retention::Retention;
 pub use signer_guard::{Decision, GuardEntry, Refusal, SignerGuard, Step};
 pub use state::{LedgerState, StateStore, StateView};
 pub use tree::{TreeError, empty_root};
+pub use validator_sets::ValidatorSets;

@@ -21,6 +21,9 @@ use crate::record::{LogKind, RecordError, RecordLog};
 /// Bytes of one record: what one request may bring, and the lengths.
 const RECORD_BYTES_MAX: usize = 2 * limits::SUBMIT_BYTES_MAX;
 
+/// Version of what a record means.
+const SCHEMA: u8 = 1;
+
 /// Why transactions were not stored.
 #[derive(Debug, Error)]
 pub enum MempoolLogError {
@@ -52,7 +55,7 @@ impl MempoolLog {
     pub fn open(dir: &Path, chain: &ChainId) -> Result<(Self, Restored), MempoolLogError> {
         let kind = LogKind {
             name: "mempool log",
-            schema: 1,
+            schema: SCHEMA,
             end_mark: false,
             chain: *chain,
             payload_bytes_max: RECORD_BYTES_MAX as u32,

@@ -1,27 +1,25 @@
 //! One method per operation of the interface, see the table in [`protocol::api`].
 
 use bytes::Bytes;
-use protocol::amount::Height;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateEvent,
-    GenerateRequest, JobId, JobResult, JobStarted, JobState, JobStatus, JoinStringReply, Model,
-    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary,
-    PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, Stopping,
-    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt,
+    ApiError, BlobReceipt, Contribution, Contributions, CreateModelRequest, DataList,
+    EvaluateRequest, GenerateEvent, GenerateRequest, JobId, JobResult, JobStarted, JobState,
+    JobStatus, JoinStringReply, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
+    RoundsQuery, Status, Stopping, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
     TransactionState,
 };
 use protocol::codec;
-use protocol::ids::{AccountId, ContributionId, TransactionHash};
+use protocol::ids::{ContributionId, TransactionHash};
 use protocol::join::JoinString;
 
 use super::{Client, ClientError, EventStream};
 
-type Answer<T> = Result<T, ClientError>;
+pub(super) type Answer<T> = Result<T, ClientError>;
 
 /// A path with those of the parameters that have a value. Ids, names and numbers need no
 /// escaping.
-fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+pub(super) fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
     let mut text = path.to_owned();
     let mut separator = '?';
     for (key, value) in parameters {
@@ -36,7 +34,7 @@ fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
     text
 }
 
-fn text(value: Option<impl ToString>) -> Option<String> {
+pub(super) fn text(value: Option<impl ToString>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
@@ -65,42 +63,6 @@ impl Client {
     /// What happens on the node from now on.
     pub async fn events(&self) -> Answer<EventStream<NodeEvent>> {
         self.follow("/v1/events").await
-    }
-
-    /// Blocks at a glance.
-    pub async fn blocks(&self, range: BlocksQuery) -> Answer<Blocks> {
-        let parameters = [("from", text(range.from)), ("limit", text(range.limit))];
-        self.get(&query("/v1/chain/blocks", &parameters)).await
-    }
-
-    /// One block.
-    pub async fn block(&self, height: Height) -> Answer<BlockDetail> {
-        self.get(&format!("/v1/chain/block/{height}")).await
-    }
-
-    /// A recount of all credits.
-    pub async fn audit(&self) -> Answer<Audit> {
-        self.get("/v1/chain/audit").await
-    }
-
-    /// The genesis file.
-    pub async fn genesis(&self) -> Answer<Bytes> {
-        self.get_bytes("/v1/chain/genesis").await
-    }
-
-    /// Credits of `account`, or of the node's own.
-    pub async fn balance(&self, account: Option<AccountId>) -> Answer<Balance> {
-        self.get(&query("/v1/credits/balance", &[("account", text(account))])).await
-    }
-
-    /// Every account with what it earned.
-    pub async fn accounts(&self) -> Answer<Accounts> {
-        self.get("/v1/credits/accounts").await
-    }
-
-    /// Sends credits; returns when the transfer is final.
-    pub async fn send(&self, request: &SendRequest) -> Answer<TransactionReceipt> {
-        self.post("/v1/credits/send", request).await
     }
 
     /// Submits signed transactions, each in its canonical bytes; says what became of each.

@@ -5,6 +5,7 @@
 
 mod error;
 mod events;
+mod ledger;
 mod methods;
 mod transport;
 

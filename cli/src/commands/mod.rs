@@ -4,13 +4,16 @@ pub(crate) mod chain;
 pub(crate) mod credits;
 pub(crate) mod data;
 mod doctor;
+pub(crate) mod gov;
 pub(crate) mod init;
 pub(crate) mod keys;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod proof;
 pub(crate) mod review;
 mod status;
 pub(crate) mod train;
+mod watch;
 
 use crate::arguments::Command;
 use crate::context::Context;
@@ -30,6 +33,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::Train(command) => train::run(context, command).await,
         Command::Review(command) => review::run(context, command).await,
         Command::Credits(command) => credits::run(context, command).await,
+        Command::Gov(command) => gov::run(context, command).await,
+        Command::VerifyProof(arguments) => proof::run(context, &arguments),
         Command::Chain(command) => chain::run(context, command).await,
     }
 }

@@ -131,3 +131,60 @@ fn a_log_that_is_not_there_is_5() {
     let (_dir, home) = with_node();
     refused(&home, &["node", "logs"], 5, &["no log"]);
 }
+
+#[test]
+fn stake_and_votes_are_asked_for_as_typed() {
+    let (dir, home) = with_node();
+    let body = format!(r#"{{"transaction":"{ACCOUNT}","height":7}}"#);
+    let daemon = StandIn::new(dir.path(), Some((200, &body)));
+    let socket = daemon.socket.to_str().expect("UTF-8");
+    let check = |arguments: &[&str], path: &str, body: &str, says: &str| {
+        let mut all = vec!["--socket", socket];
+        all.extend(arguments);
+        let text = accepted(&home, &all);
+        assert!(text.contains(says) && text.contains("Final in block 7"), "{text}");
+        let request = daemon.requests.recv().expect("one request");
+        assert!(request.starts_with(&format!("POST {path} ")), "{request}");
+        assert!(request.ends_with(body), "{request}");
+    };
+    let stake = r#"{"action":"stake","amount_micro":5500000}"#;
+    check(&["credits", "stake", "5.5"], "/v1/credits/stake", stake, "5.5 credits are at stake");
+    let delegate = format!(r#"{{"action":"stake","node":"{ACCOUNT}","amount_micro":1000000}}"#);
+    check(&["credits", "delegate", ACCOUNT, "1"], "/v1/credits/stake", &delegate, "node abab");
+    let commission = r#"{"action":"commission","commission_ppm":75000}"#;
+    check(&["credits", "commission", "7.5"], "/v1/credits/stake", commission, "7.5 %");
+    check(&["credits", "claim"], "/v1/credits/stake", r#"{"action":"claim"}"#, "has earned");
+    let ballot = r#"{"proposal":3,"choice":"veto","conviction":1}"#;
+    let vote = ["gov", "vote", "3", "veto", "--conviction", "1"];
+    check(&vote, "/v1/governance/ballots", ballot, "Voted veto on proposal 3");
+}
+
+#[test]
+fn mistakes_with_stake_and_votes_are_told_before_the_node_is_asked() {
+    let (_dir, home) = with_node();
+    refused(&home, &["credits", "stake", "0"], 2, &["zero"]);
+    refused(&home, &["credits", "commission", "101"], 2, &["not per cent"]);
+    refused(&home, &["credits", "claim", "--all", "--node", ACCOUNT], 2, &["cannot be used"]);
+    refused(&home, &["credits", "history", "--before", "x"], 2, &["no place in the history"]);
+    refused(&home, &["credits", "balance", "--out", "f"], 2, &["--prove"]);
+    refused(&home, &["gov", "vote", "1", "maybe"], 2, &["yes, no, abstain, veto"]);
+    refused(&home, &["gov", "propose", "param", "quorum_ppm=4"], 2, &["needs a title"]);
+    refused(&home, &["gov", "propose", "param", "quorum_ppm"], 2, &["NAME=VALUE"]);
+    refused(&home, &["chain", "block", "x"], 2, &["neither a height nor a block hash"]);
+    refused(&home, &["chain", "validators", "--height", "soon"], 2, &["or next"]);
+    refused(&home, &["chain", "blocks", "--watch", "--from", "1"], 2, &["cannot be used"]);
+}
+
+#[test]
+fn programs_learn_which_rule_refused() {
+    let (dir, home) = with_node();
+    let body =
+        r#"{"error":{"code":"conflict","message":"too early: jail","rejection":"too_early"}}"#;
+    let daemon = StandIn::new(dir.path(), Some((409, body)));
+    let socket = daemon.socket.to_str().expect("UTF-8");
+    let output = ayni(&home, &["--socket", socket, "--json", "credits", "unjail"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+    assert_eq!(error["error"]["rejection"], "too_early");
+    assert_eq!(error["error"]["code"], "conflict");
+}

@@ -2,4 +2,5 @@
 
 mod daemon;
 mod files;
+mod proof;
 mod support;

@@ -9,17 +9,20 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::amount::Height;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
-    GenerateRequest, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, Status, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
-    TransactionReceipt, TransactionState,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
+    HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
+    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt,
+    TransactionState, Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
+use protocol::transaction::ProposalId;
 use tokio::sync::mpsc;
 
 use super::Jobs;
@@ -58,8 +61,17 @@ pub trait Backend: Send + Sync + 'static {
     /// `GET /v1/chain/blocks`.
     async fn blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError>;
 
-    /// `GET /v1/chain/block/{height}`.
-    async fn block(&self, height: Height) -> Result<BlockDetail, ApiError>;
+    /// `GET /v1/chain/block/{height or hash}`.
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError>;
+
+    /// `GET /v1/chain/tx/{hash}`.
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError>;
+
+    /// `GET /v1/chain/validators`.
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError>;
+
+    /// `GET /v1/chain/params`.
+    async fn parameters(&self) -> Result<ChainParameters, ApiError>;
 
     /// `GET /v1/chain/audit`.
     async fn audit(&self) -> Result<Audit, ApiError>;
@@ -75,6 +87,34 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `POST /v1/credits/send`: returns when the transfer is in a final block.
     async fn send(&self, request: SendRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/credits/history`: of `account`, or of the node's own.
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError>;
+
+    /// `POST /v1/credits/stake`: returns when it is in a final block.
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/credits/stakes`: of `account`, or of the node's own.
+    async fn stakes(&self, query: StakesQuery) -> Result<Stakes, ApiError>;
+
+    /// `GET /v1/credits/proof`: returns when the block is final that commits what is proven.
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError>;
+
+    /// `POST /v1/governance/proposals`: returns when it is in a final block.
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError>;
+
+    /// `POST /v1/governance/ballots`: returns when it is in a final block.
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError>;
+
+    /// `GET /v1/governance/proposals`.
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError>;
+
+    /// `GET /v1/governance/proposals/{id}`.
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError>;
 
     /// `POST /v1/transactions`: what is accepted is pending and on disk when this returns.
     async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError>;

@@ -114,13 +114,7 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .route("/v1/join-string", get(h::join_string::<B>))
         .route("/v1/node/stop", post(h::stop::<B>))
         .route("/v1/events", get(h::events::<B>))
-        .route("/v1/chain/blocks", get(h::blocks::<B>))
-        .route("/v1/chain/block/{height}", get(h::block::<B>))
-        .route("/v1/chain/audit", get(h::audit::<B>))
-        .route("/v1/chain/genesis", get(h::genesis::<B>))
-        .route("/v1/credits/balance", get(h::balance::<B>))
-        .route("/v1/credits/accounts", get(h::accounts::<B>))
-        .route("/v1/credits/send", post(h::send::<B>))
+        .merge(ledger_routes())
         .route("/v1/transactions", post(h::submit::<B>))
         .route("/v1/transactions/{hash}", get(h::transaction::<B>))
         .route(
@@ -147,6 +141,28 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::<B>))
         .with_state(shared)
+}
+
+fn ledger_routes<B: Backend>() -> Router<Arc<Shared<B>>> {
+    use handlers::ledger as h;
+    Router::new()
+        .route("/v1/chain/blocks", get(h::blocks::<B>))
+        .route("/v1/chain/block/{block}", get(h::block::<B>))
+        .route("/v1/chain/tx/{hash}", get(h::find_transaction::<B>))
+        .route("/v1/chain/validators", get(h::validators::<B>))
+        .route("/v1/chain/params", get(h::parameters::<B>))
+        .route("/v1/chain/audit", get(h::audit::<B>))
+        .route("/v1/chain/genesis", get(h::genesis::<B>))
+        .route("/v1/credits/balance", get(h::balance::<B>))
+        .route("/v1/credits/accounts", get(h::accounts::<B>))
+        .route("/v1/credits/send", post(h::send::<B>))
+        .route("/v1/credits/history", get(h::history::<B>))
+        .route("/v1/credits/stake", post(h::stake::<B>))
+        .route("/v1/credits/stakes", get(h::stakes::<B>))
+        .route("/v1/credits/proof", get(h::proof::<B>))
+        .route("/v1/governance/proposals", get(h::proposals::<B>).post(h::propose::<B>))
+        .route("/v1/governance/proposals/{id}", get(h::proposal::<B>))
+        .route("/v1/governance/ballots", post(h::ballot::<B>))
 }
 
 /// Around every request: rights, the deadline, faults, the log.

@@ -47,7 +47,7 @@ impl Application for Consensus {
     }
 
     async fn history_min(&self) -> Result<Height, ApplicationError> {
-        Ok(Height::new(1))
+        Ok(self.ledger.run(Ledger::first).await)
     }
 
     async fn validators(&self, height: Height) -> Result<Option<ValidatorSet>, ApplicationError> {

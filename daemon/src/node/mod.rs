@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod duties;
 pub mod events;
 pub mod gossip;
+pub mod history;
 pub mod home;
 pub mod ledger;
 pub mod notes;
@@ -49,6 +50,8 @@ pub struct Node {
     pub genesis_json: Vec<u8>,
     /// Replica of the ledger.
     pub ledger: Arc<ledger::Ledger>,
+    /// Where transactions are found again.
+    pub history: history::Histories,
     /// The network.
     pub network: NetworkHandle,
     /// Stored blobs.

@@ -13,7 +13,7 @@ use protocol::home::{Home, NodeSecrets};
 use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
 use protocol::ledger::genesis::Genesis;
-use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
+use storage::{BlobStore, Decision, GuardEntry, Retention, SignerGuard, Step};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +21,7 @@ use super::application::Consensus;
 use super::backend::NodeBackend;
 use super::duties::{Duties, Training};
 use super::events::Events;
+use super::history::{self, Histories};
 use super::ledger::Ledger;
 use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home};
@@ -153,8 +154,12 @@ async fn start(
             root.genesis().display()
         ),
     };
+    let retention = match config.chain().archive {
+        true => Retention::Archive,
+        false => Retention::Snapshots(SNAPSHOTS_KEPT),
+    };
     let known = match known {
-        Some((json, genesis)) => Some(Founded::open(&root, json, genesis).await?),
+        Some((json, genesis)) => Some(Founded::open(&root, json, genesis, retention).await?),
         None => None,
     };
     let network = start_network(&root, &config, &secrets, chain, tracker, token)?;
@@ -165,7 +170,7 @@ async fn start(
             let (json, events) = fetch_genesis(&network, events, chain).await?;
             let genesis = home::parse_genesis(&json)?;
             // The ledger first: a data directory of another network refuses the genesis.
-            let founded = Founded::open(&root, json.clone(), genesis).await?;
+            let founded = Founded::open(&root, json.clone(), genesis, retention).await?;
             let path = root.genesis();
             tokio::task::spawn_blocking(move || super::notes::write(&path, &json))
                 .await?
@@ -179,6 +184,10 @@ async fn start(
     Ok((node, engine))
 }
 
+/// Snapshots that a node keeps which is no archive: the latest, and the one before it, which others
+/// may still be fetching.
+const SNAPSHOTS_KEPT: usize = 2;
+
 /// A network's genesis, and the ledger that follows from it.
 struct Founded {
     json: Vec<u8>,
@@ -187,11 +196,17 @@ struct Founded {
 }
 
 impl Founded {
-    async fn open(root: &Home, json: Vec<u8>, genesis: Genesis) -> anyhow::Result<Self> {
+    async fn open(
+        root: &Home,
+        json: Vec<u8>,
+        genesis: Genesis,
+        retention: Retention,
+    ) -> anyhow::Result<Self> {
         let (dir, guard) = (root.data(), root.root().join("guard").join("signatures.log"));
         let chain = genesis.chain_id();
         let ledger =
-            tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis)).await??;
+            tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis, retention))
+                .await??;
         Ok(Self { json, chain, ledger })
     }
 }
@@ -264,9 +279,10 @@ async fn assemble(
 ) -> anyhow::Result<Arc<Node>> {
     let Founded { json: genesis_json, chain, ledger } = founded;
     let data = root.data();
-    let store = tokio::task::spawn_blocking(move || BlobStore::open(&data))
-        .await?
-        .context("cannot open the blob store")?;
+    let opened = tokio::task::spawn_blocking(move || {
+        BlobStore::open(&data).map(|store| (store, Histories::open(&data)))
+    });
+    let (store, history) = opened.await?.context("cannot open the blob store")?;
     let withheld = blobs::Withheld::default();
     let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
     let service = BlobService::start(
@@ -297,6 +313,7 @@ async fn assemble(
         chain,
         genesis_json,
         ledger,
+        history,
         network,
         store,
         blobs: service,
@@ -363,6 +380,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     node.tracker.spawn(gossip::run(Arc::clone(node), events));
     node.tracker.spawn(Box::pin(Duties::new(Arc::clone(node)).run()));
     node.tracker.spawn(tell_blocks(Arc::clone(node)));
+    node.tracker.spawn(history::run(Arc::clone(node)));
     engine
 }
 

@@ -64,6 +64,10 @@ pub struct ApiError {
     /// What to do next, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The rule or queue that refused a transaction, for programs: see
+    /// [`crate::ledger::Rejection::code`]. Only with transactions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<String>,
 }
 
 /// The JSON of a failed request.
@@ -76,13 +80,20 @@ pub struct ErrorBody {
 impl ApiError {
     /// A failure without a hint.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, rejection: None }
     }
 
     /// Adds what to do next.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds which rule or queue refused a transaction.
+    #[must_use]
+    pub fn with_rejection(mut self, code: &str) -> Self {
+        self.rejection = Some(code.to_owned());
         self
     }
 
@@ -139,6 +150,10 @@ mod tests {
             json,
             r#"{"error":{"code":"not_found","message":"no model x","hint":"list them"}}"#
         );
+        let refused = ErrorBody { error: ApiError::conflict("m").with_rejection("nonce_used") };
+        let json = serde_json::to_string(&refused).expect("plain types");
+        let expect = r#"{"error":{"code":"conflict","message":"m","rejection":"nonce_used"}}"#;
+        assert_eq!(json, expect);
         let bare = r#"{"error":{"code":"timed_out","message":"m"}}"#;
         let parsed: ErrorBody = serde_json::from_str(bare).expect("hint is optional");
         assert_eq!(parsed.error, ApiError::timed_out("m"));

@@ -57,6 +57,17 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
+/// The key of an account's entry, for proofs.
+pub fn account_key(id: &AccountId) -> Vec<u8> {
+    key(prefix::ACCOUNT, &[id.as_bytes()])
+}
+
+/// The account whose entry has this key.
+pub fn account_of_key(key: &[u8]) -> Option<AccountId> {
+    let id = key.strip_prefix(prefix::ACCOUNT)?;
+    Some(AccountId::from_bytes(id.try_into().ok()?))
+}
+
 impl Canonical for u64 {
     const BYTES_MAX: usize = 9;
 }

@@ -225,6 +225,11 @@ impl TestChain {
         self.host.build(&self.state, TimestampMs::new(self.now), &keys)
     }
 
+    /// Lets time pass without a block.
+    pub(crate) const fn idle(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
     /// Builds, decides and applies the next block; credits must be conserved after it.
     pub(crate) fn step(&mut self) {
         let block = self.build();

@@ -3,7 +3,7 @@
 use ayni_protocol::amount::Credits;
 use ayni_protocol::ids::ContentHash;
 use ayni_protocol::keys::{Namespace, SecretKey};
-use ayni_protocol::transaction::{Payload, RegisterNode};
+use ayni_protocol::transaction::{Payload, RegisterNode, StakingAction};
 use proptest::prelude::*;
 
 use crate::chain::{TestChain, parameters, replay, root, spec};
@@ -19,6 +19,8 @@ enum Attempt {
     Open { seed: u64, rounds: u32, micro: u64 },
     Join { seed: u64, round: u32 },
     Dataset { tag: u8, shards: u32 },
+    Stake { on: usize, micro: u64 },
+    Unstake { from: usize, micro: u64 },
     Wait { blocks: u32 },
 }
 
@@ -40,6 +42,8 @@ fn attempts() -> impl Strategy<Value = Attempt> {
         }),
         (0..3_u64, 0..4_u32).prop_map(|(seed, round)| Attempt::Join { seed, round }),
         (0..4_u8, 0..3_u32).prop_map(|(tag, shards)| Attempt::Dataset { tag, shards }),
+        (0..4_usize, amounts()).prop_map(|(on, micro)| Attempt::Stake { on, micro }),
+        (0..4_usize, amounts()).prop_map(|(from, micro)| Attempt::Unstake { from, micro }),
         (1..40_u32).prop_map(|blocks| Attempt::Wait { blocks }),
     ]
 }
@@ -93,6 +97,14 @@ fn payload(chain: &TestChain, node: usize, attempt: &Attempt) -> Option<Payload>
             bytes: 1_000,
             node: chain.nodes[node].node.public().node_id(),
         },
+        Attempt::Stake { on, micro } => Payload::Staking(StakingAction::Bond {
+            node: chain.nodes[*on].node.public().node_id(),
+            amount: Credits::from_micro(*micro),
+        }),
+        Attempt::Unstake { from, micro } => Payload::Staking(StakingAction::Unbond {
+            node: chain.nodes[*from].node.public().node_id(),
+            amount: Credits::from_micro(*micro),
+        }),
         Attempt::Wait { .. } => return None,
     })
 }

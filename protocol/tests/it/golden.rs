@@ -8,13 +8,13 @@ use ayni_protocol::model::{
     Shard,
 };
 use ayni_protocol::review::{Gain, Review, Verdict};
-use ayni_protocol::transaction::Payload;
+use ayni_protocol::transaction::{Change, Choice, GovernanceAction, Payload, StakingAction};
 use ayni_protocol::worker::{FileName, WorkerOutcome, WorkerReply, WorkerRequest};
 
 use crate::chain::{TestChain, genesis, parameters, spec};
 
 const EXPECT_DOCUMENTS: [&str; 10] = [
-    "genesis 3e400411ced725b7",
+    "genesis 4a16e760dc9d5328",
     "specification a7cd8b08b3e5cad3",
     "parameters e64e6e0aad605f47",
     "head e6bbe30838008bf1",
@@ -25,18 +25,26 @@ const EXPECT_DOCUMENTS: [&str; 10] = [
     "worker request ff9a51ae4f312495",
     "worker reply fdc4ad36e0cc0872",
 ];
-const EXPECT_TRANSACTIONS: [&str; 11] = [
-    "transfer c05cfa928e416ceb",
-    "fund_node a84867c2d1ac0b59",
-    "register_model 6787a406e7cfeef8",
-    "open_rounds f63979b83297ef80",
-    "join_round 663c6b913184b439",
-    "submit_commit cea45862c0dee918",
-    "review_commit b7fb1d9211f83a21",
-    "attest_head 6d95339a1821cc9b",
-    "attest_unavailable ce2dbdf91014db51",
-    "block d416908f8f720bda",
-    "certificate a4ae285861fc4045",
+const EXPECT_TRANSACTIONS: [&str; 19] = [
+    "transfer cd52c5a3b3ab95e4",
+    "fund_node b38870609f4c4ef5",
+    "register_model 61a3e4ee57356ee6",
+    "open_rounds 034b58fb25495a5b",
+    "join_round 2da3e0a3673d783d",
+    "submit_commit 1497a5a93b0c651e",
+    "review_commit 8140189cfc946ef3",
+    "attest_head 3efd10058ac865ea",
+    "attest_unavailable 6b168b22b82ca80e",
+    "bond 22b1bc53692db466",
+    "unbond 8f66110d1e37b724",
+    "redelegate 0d8351062da374c2",
+    "set_commission 325c027e94ff95de",
+    "unjail aa1c2c9342084a22",
+    "claim_rewards 81f2f252e6ac5a2c",
+    "propose f163793f7f78b883",
+    "ballot 6adda2fc5e33c5bf",
+    "block ec0e16674d62981b",
+    "certificate b615903a08ef4863",
 ];
 
 fn hash<T: Canonical>(value: &T) -> String {
@@ -99,6 +107,7 @@ fn transactions_and_blocks() {
     let contribution = ContributionId::from_bytes([4; 32]);
     let commitment = Commitment::from_bytes([5; 32]);
     let gain = Gain { mean_ppm: 1, error_ppm: 2 };
+    let amount = Credits::from_micro(6);
     let head = Head::initial(&spec(1));
     let node = chain.nodes[1].node.public().node_id();
     let payloads = [
@@ -106,7 +115,7 @@ fn transactions_and_blocks() {
             to: chain.nodes[1].account.public().account_id(),
             amount: Credits::from_micro(5),
         },
-        Payload::FundNode { node, amount: Credits::from_micro(6) },
+        Payload::FundNode { node, amount },
         Payload::RegisterModel { spec: spec(1) },
         Payload::OpenRounds { model, rounds: 2, parameters: parameters(), escrow: Credits::ZERO },
         Payload::JoinRound { model, round: 1 },
@@ -114,6 +123,21 @@ fn transactions_and_blocks() {
         Payload::ReviewCommit { contribution, commitment },
         Payload::AttestHead { model, round: 1, head, possession: commitment, gain },
         Payload::AttestUnavailable { contribution },
+        Payload::Staking(StakingAction::Bond { node, amount }),
+        Payload::Staking(StakingAction::Unbond { node, amount }),
+        Payload::Staking(StakingAction::Redelegate { from: node, to: node, amount }),
+        Payload::Staking(StakingAction::SetCommission { node, commission_ppm: 50_000 }),
+        Payload::Staking(StakingAction::Unjail { node }),
+        Payload::Staking(StakingAction::ClaimRewards { node }),
+        Payload::Governance(GovernanceAction::Propose {
+            title: "dearer".to_owned(),
+            change: Change::Parameters(vec![("stamp_bits".to_owned(), 22)]),
+        }),
+        Payload::Governance(GovernanceAction::Ballot {
+            proposal: 1,
+            choice: Choice::Veto,
+            conviction: 2,
+        }),
     ];
     let mut actual: Vec<String> = payloads
         .into_iter()

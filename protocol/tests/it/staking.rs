@@ -8,12 +8,15 @@ use ayni_protocol::amount::{Credits, Height};
 use ayni_protocol::block::Evidence;
 use ayni_protocol::codec::{self, Canonical};
 use ayni_protocol::consensus::{Proposal, Vote, VoteKind};
-use ayni_protocol::ids::{AccountId, BlockHash, NodeId};
+use ayni_protocol::ids::{AccountId, BlockHash, ContentHash, NodeId};
 use ayni_protocol::keys::{Namespace, SecretKey, Signature};
 use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::genesis::Genesis;
 use ayni_protocol::ledger::parameters::LedgerParameters;
-use ayni_protocol::transaction::{Capabilities, Payload, RegisterNode, StakingAction};
+use ayni_protocol::ledger::state::prefix;
+use ayni_protocol::transaction::{
+    Capabilities, Change, Choice, GovernanceAction, Payload, RegisterNode, StakingAction,
+};
 
 use crate::chain::{TestChain, credits, genesis, secrets};
 
@@ -293,4 +296,91 @@ fn stake_is_eligible_after_one_full_epoch() {
     assert_eq!(eligible(&chain, 0), credits(1_100));
     act(&mut chain, 0, |c| unbond(c, 0, credits(300)));
     assert_eq!(eligible(&chain, 0), credits(800), "what leaves counts no more at once");
+}
+
+/// Writes an entry of the state past the rules.
+fn force<T: Canonical>(chain: &mut TestChain, key: &[u8], value: &T) {
+    let entry = (key.to_vec(), Some(codec::encode(value)));
+    chain.state.apply(&[entry].into());
+}
+
+#[test]
+fn an_escrow_s_share_waits_for_those_who_sign() {
+    let mut chain = chain(4);
+    let mut supply = chain.view().supply();
+    supply.validators = credits(100);
+    supply.genesis = supply.genesis.checked_add(credits(100)).expect("small");
+    force(&mut chain, prefix::SUPPLY, &supply);
+    let first = chain.view().stake_epoch();
+    while chain.view().stake_epoch() == first {
+        // One of four misses every third block: a twelfth of the work.
+        let away = chain.host.height().get().is_multiple_of(3);
+        chain.silent = if away { vec![1] } else { Vec::new() };
+        let before = chain.view().attendance();
+        chain.step();
+        if chain.view().stake_epoch() > first {
+            let missed = before.work - before.rows.iter().map(|row| row.work).sum::<u128>();
+            assert!(missed > 0);
+            let left = u128::from(chain.view().supply().validators.micro());
+            let expect = 100_000_000 * missed / before.work;
+            assert!((expect..expect + 4).contains(&left), "{left} where {expect} is unearned");
+            // And what is minted is the same part of the validators' share.
+            let whole =
+                u128::from(quick().emission_per_epoch().ppm(quick().validators_ppm).micro());
+            let minted = u128::from(chain.view().supply().minted.micro());
+            let expect = whole - whole * missed / before.work;
+            assert!((expect - 4..=expect).contains(&minted), "{minted} of {expect}");
+        }
+    }
+}
+
+#[test]
+fn an_idle_chain_is_paid_for_one_epoch() {
+    let mut chain = chain(4);
+    chain.steps(5);
+    let (before, number) = (chain.view().clock().epoch, chain.view().stake_epoch());
+    chain.idle(200_000);
+    // Chain time is a median: it follows after half of its window.
+    chain.steps(8);
+    assert!(chain.view().clock().epoch >= before + 10);
+    assert_eq!(chain.view().stake_epoch(), number + 1);
+    let share = quick().emission_per_epoch().ppm(quick().validators_ppm);
+    assert!(chain.view().supply().minted <= share);
+}
+
+#[test]
+fn a_vote_lengthens_the_delay_of_those_who_wait_and_shortens_nobody_s() {
+    let balance = |chain: &TestChain| chain.view().account(&account(chain, 0)).balance;
+    // Blocks that an unbonding takes when the delay changes to this just after it began.
+    let blocks = |unbonding_ms| {
+        let mut chain = chain(4);
+        chain.step();
+        act(&mut chain, 0, |c| unbond(c, 0, credits(400)));
+        force(&mut chain, prefix::PARAMETERS, &LedgerParameters { unbonding_ms, ..quick() });
+        let before = balance(&chain);
+        (1..500).find(|_| {
+            chain.step();
+            balance(&chain) > before
+        })
+    };
+    let unchanged = blocks(30_000).expect("paid");
+    assert_eq!(blocks(20_000), Some(unchanged));
+    assert_eq!(blocks(60_000), Some(unchanged + 30));
+}
+
+#[test]
+fn stake_that_votes_with_conviction_stays() {
+    let mut chain = chain(4);
+    chain.step();
+    let change = Change::Text { content: ContentHash::of(b"text") };
+    act(&mut chain, 0, |_| {
+        Payload::Governance(GovernanceAction::Propose { title: "A text".to_owned(), change })
+    });
+    act(&mut chain, 1, |_| {
+        let (proposal, choice) = (1, Choice::Yes);
+        Payload::Governance(GovernanceAction::Ballot { proposal, choice, conviction: 1 })
+    });
+    assert!(chain.try_now(1, unbond(&chain, 1, credits(1))).is_err());
+    assert!(chain.try_now(1, redelegate(&chain, 1, 2, credits(1))).is_err());
+    assert_eq!(chain.try_now(0, unbond(&chain, 0, credits(1))), Ok(()));
 }

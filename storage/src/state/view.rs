@@ -76,8 +76,20 @@ impl Snapshot<'_> {
     pub(crate) fn entries(
         &self,
     ) -> impl Iterator<Item = Result<(Vec<u8>, sled::IVec), sled::Error>> + '_ {
-        self.db.scan_prefix([VALUE]).map(|entry| {
+        let touched = &self.current.recent;
+        let stored = self.db.scan_prefix([VALUE]).map(|entry| {
             entry.map(|(key, value)| (key.get(1..).unwrap_or_default().to_vec(), value))
+        });
+        // What was written since hides what sled has.
+        let visible = |entry: &Result<(Vec<u8>, sled::IVec), sled::Error>| {
+            entry.as_ref().map_or(true, |(key, _)| touched.value(key).is_none())
+        };
+        let mut stored = stored.filter(visible).peekable();
+        let mut recent = touched.values().peekable();
+        std::iter::from_fn(move || match (stored.peek(), recent.peek()) {
+            (Some(Ok((old, _))), Some((new, _))) if old.as_slice() < *new => stored.next(),
+            (Some(Err(_)), _) | (_, None) => stored.next(),
+            (_, Some(_)) => recent.next().map(|(key, value)| Ok((key.to_vec(), value.into()))),
         })
     }
 

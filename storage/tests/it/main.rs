@@ -5,7 +5,9 @@
 mod blobs;
 mod corruption;
 mod crashes;
+mod full_disk;
 mod guard;
+mod history;
 mod ledger;
 mod pending;
 mod proposals;
@@ -14,4 +16,5 @@ mod segments;
 mod snapshots;
 mod state;
 mod support;
+mod transfer;
 mod truncation;

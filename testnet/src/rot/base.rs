@@ -11,8 +11,10 @@ use storage::{GuardEntry, Retention, Step};
 use crate::crash_store::chain::{self, Reference};
 use crate::crash_store::child;
 
-/// Height of the ledger.
-const HEIGHT: u64 = 90;
+/// Least height of the ledger.
+const HEIGHT_MIN: u64 = 90;
+/// Least number of blocks in the last segment, so that cutting it can leave some.
+const LAST_BLOCKS_MIN: u64 = 6;
 /// Heights at which a snapshot is taken.
 const SNAPSHOTS: [u64; 2] = [30, 60];
 /// Length of a segment: about ten blocks.
@@ -37,8 +39,11 @@ impl Base {
     pub(super) fn make(dir: &Path, seed: u64, pruned: bool) -> Result<Self> {
         let mut store = child::open(dir)?.store.with_segment_bytes(SEGMENT_BYTES);
         chain::replay(&mut store, seed)?;
-        for _ in 0..HEIGHT {
-            let height = chain::append_next(&mut store, seed)?;
+        let (mut height, mut segments, mut in_last) = (0, 0, 0);
+        while height < HEIGHT_MIN || in_last < LAST_BLOCKS_MIN {
+            height = chain::append_next(&mut store, seed)?;
+            in_last = if store.blocks().segments() == segments { in_last + 1 } else { 1 };
+            segments = store.blocks().segments();
             if SNAPSHOTS.contains(&height) {
                 store.snapshots().take(&store.view())?;
             }
@@ -46,9 +51,9 @@ impl Base {
         if pruned {
             store.prune(Retention::Snapshots(SNAPSHOTS.len()))?;
         }
-        store.proposals_mut().insert(&chain::body(HEIGHT + 1, RUN))?;
+        store.proposals_mut().insert(&chain::body(height + 1, RUN))?;
         let guard = store.guard();
-        for entry in entries(HEIGHT) {
+        for entry in entries(height) {
             guard.check(&entry)?;
         }
         store.flush()?;
@@ -56,17 +61,15 @@ impl Base {
         drop((guard, store));
         storage::state::wait_released(&dir.join("data").join("state"))?;
         let mut reference = Reference::new(seed)?;
-        let root = reference.root(HEIGHT)?;
+        let root = reference.root(height)?;
         let mut files = Vec::new();
         collect(dir, dir, &mut files)?;
         files.sort();
         // The last segment is the only one that may be short, so it is a kind of its own.
-        if let Some((kind, _)) =
-            files.iter_mut().filter(|(kind, _)| kind == "block segment").next_back()
-        {
+        if let Some((kind, _)) = files.iter_mut().rfind(|(kind, _)| kind == "block segment") {
             "block segment, last".clone_into(kind);
         }
-        Ok(Self { dir: dir.to_path_buf(), seed, height: HEIGHT, root, files, first })
+        Ok(Self { dir: dir.to_path_buf(), seed, height, root, files, first })
     }
 }
 

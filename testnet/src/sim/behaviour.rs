@@ -8,10 +8,11 @@ use protocol::block::{Block, DecidedBlock};
 use protocol::codec;
 use protocol::consensus::{self, BodyOffer, ProposalBody};
 use protocol::home::NodeSecrets;
-use protocol::host::{Host, Mempool};
+use protocol::host::Host;
 use protocol::ids::{BlockHash, ContentHash, StateRoot};
 use protocol::keys::Namespace;
 
+use super::chain::{self, Snapshot};
 use super::context::{Proposal, Signature, SimContext, Vote};
 use super::faults::Counts;
 use super::message::{Message, Request};
@@ -88,9 +89,9 @@ impl Behaviour {
     }
 
     /// A censoring proposer does not look at what waits.
-    pub(super) fn before_building(&self, host: &mut Host) {
+    pub(super) fn before_building(&self, host: &mut Host, at: &Snapshot) {
         if self.plan.censors {
-            host.mempool = Mempool::default();
+            chain::censor(host, at);
         }
     }
 

@@ -16,13 +16,14 @@ use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{CommitCertificate, ValidatorSet};
 use protocol::home::NodeSecrets;
-use protocol::host::{Decision, Host, Refused, Tip};
+use protocol::host::{
+    Bounds, Decision, Host, Mempool, ProposerKeys, Refused, Spent, Standing, Tip,
+};
 use protocol::ids::{BlockHash, ChainId, ContentHash, StateRoot, ValidatorId, derive};
 use protocol::keys::SecretKey;
 use protocol::ledger::audit::audit;
-use protocol::ledger::genesis::{
-    Genesis, GenesisAccount, GenesisNode, LedgerParameters, RULES_VERSION,
-};
+use protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
+use protocol::ledger::parameters::LedgerParameters;
 use protocol::ledger::state::State;
 use protocol::store::StateChanges;
 use protocol::transaction::{Capabilities, VerifiedTransaction};
@@ -120,7 +121,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     fn new(height: Height, block: BlockHash, root: StateRoot, store: MemoryStateStore) -> Self {
-        let time = State::new(&store).chain().time;
+        let time = State::new(&store).clock().time;
         Self { height, block, root, time, store }
     }
 
@@ -136,7 +137,7 @@ impl Snapshot {
 
     /// A host that stands here.
     pub(super) fn host(&self, network: &Network, certificate: Option<CommitCertificate>) -> Host {
-        Host::new(&network.genesis, self.tip(certificate)).expect("the simulated genesis is valid")
+        Host::new(network.chain, self.tip(certificate), &self.store)
     }
 }
 
@@ -157,12 +158,18 @@ pub(super) fn build(
     now: TimestampMs,
     secrets: &NodeSecrets,
 ) -> Result<Block, Refused> {
-    host.build(&at.store, now, &secrets.consensus)
+    let keys = ProposerKeys { consensus: secrets.consensus.clone(), vrf: secrets.vrf.clone() };
+    host.build(&at.store, now, &keys)
 }
 
 /// Puts a transaction into the mempool; whether it was taken.
 pub(super) fn submit(host: &mut Host, at: &Snapshot, transaction: VerifiedTransaction) -> bool {
     host.mempool.insert(&State::new(&at.store), transaction).is_ok()
+}
+
+/// Forgets all that waits, as a censor does.
+pub(super) fn censor(host: &mut Host, at: &Snapshot) {
+    host.mempool = Mempool::new(Bounds::default(), &State::new(&at.store));
 }
 
 /// Offers evidence for the next own block.
@@ -179,7 +186,7 @@ pub(super) fn committed(host: &mut Host, decision: &Decision, after: &Snapshot) 
 struct Reference {
     host: Host,
     verdicts: BTreeMap<ContentHash, Result<(), Refused>>,
-    applied: BTreeMap<ContentHash, (StateChanges, Rc<Snapshot>)>,
+    applied: BTreeMap<ContentHash, (StateChanges, Vec<Spent>, Rc<Snapshot>)>,
 }
 
 /// A block that was decoded, and the hash of its bytes: a header's hash does not tell its body.
@@ -247,7 +254,8 @@ impl Execution {
                 submit(&mut reference.host, at, verified);
             }
         }
-        let verdict = reference.host.check(&at.store, &opened.block);
+        // Snapshots come after more blocks than a seed has, so a decided block needs no other check.
+        let verdict = reference.host.check(&at.store, &opened.block, Standing::Proposed);
         reference.verdicts.insert(opened.content, verdict.clone());
         self.executed += 1;
         verdict
@@ -262,7 +270,7 @@ impl Execution {
     ) -> Result<(Decision, Rc<Snapshot>), Refused> {
         let signatures = self.signatures.clone();
         let reference = self.reference(at);
-        if let Some((changes, after)) = reference.applied.get(&opened.content) {
+        if let Some((changes, spent, after)) = reference.applied.get(&opened.content) {
             let certificate = &decided.certificate;
             if certificate.height != after.height || certificate.block != after.block {
                 return Err(Refused::Header("the certificate is of another block"));
@@ -275,12 +283,13 @@ impl Execution {
                 block: after.block,
                 decided,
                 changes: changes.clone(),
+                spent: spent.clone(),
             };
             return Ok((decision, Rc::clone(after)));
         }
         let decision = reference.host.decide(&at.store, decided, &opened.block)?;
         let after = Rc::new(apply(at, &decision));
-        let remembered = (decision.changes.clone(), Rc::clone(&after));
+        let remembered = (decision.changes.clone(), decision.spent.clone(), Rc::clone(&after));
         reference.applied.insert(opened.content, remembered);
         self.executed += 1;
         self.audit(&after);

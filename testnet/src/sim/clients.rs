@@ -14,6 +14,8 @@ use super::chain::{Network, Snapshot};
 use super::faults::Counts;
 use super::random::Random;
 
+/// Highest fee that clients pay: far above what the base fee reaches in a few hundred small blocks.
+const FEE_MAX: Credits = Credits::from_micro(10_000_000);
 /// Transactions remembered, to be sent again.
 const REMEMBERED_MAX: usize = 32;
 
@@ -148,6 +150,8 @@ impl Clients {
             key: key.public(),
             nonce,
             tip: Credits::ZERO,
+            fee_max: FEE_MAX,
+            stamp: None,
             fee_payer: None,
             payload,
         };

@@ -115,7 +115,8 @@ impl Disk {
 
     fn path(&self, file: File) -> PathBuf {
         self.directory.join(match file {
-            File::Blocks => "blocks.log",
+            // Its first segment: a seed writes far less than one holds.
+            File::Blocks => "blocks/00000000000000000001.blocks",
             File::Proposals => "proposals.log",
             // Outside the data directory in the daemon: an old copy of that does not touch it.
             File::Guard => "guard",
@@ -187,7 +188,8 @@ impl Disk {
         operation(logs);
         let after = length(&path);
         self.logs = None;
-        if after > before && self.random.chance(750_000) {
+        // A new segment is renamed into place whole.
+        if before > 0 && after > before && self.random.chance(750_000) {
             let cut = self.random.between(before, after);
             truncate(&path, cut);
             self.losses.torn += 1;

@@ -18,14 +18,23 @@
 //! differ from it: the consensus actor's handling of effects, the loop between engine and host,
 //! the memory of proposals, the recovery order at a start, abstention, the engine's context.
 //!
+//! **Where the mirror is ahead of the daemon**, because the simulator broke what the daemon does:
+//! - the bytes of a synced block are stored before the engine hears of it. Else a crash between its
+//!   log and the decision leaves an engine that decides a block whose bytes nobody has;
+//! - the engine's log is synced before the signer guard is asked. Else a crash between guard and
+//!   log leads to another vote, a refusal, and a node that is silent for the height; two such halt
+//!   four validators for ever (`--sign-order guard-first` does it the daemon's way; fewer than one
+//!   seed of a hundred shows it).
+//!
 //! **Modelled**: the engine's write-ahead log (entries, and how far they are synced), the state
 //! index on sled (a crash takes it back to its last flush), fetching of blocks (asks one peer at a
 //! time; the engine's sync actor is not here), gossip (each message goes straight to everybody),
 //! time, clocks, disks, networks.
 //!
 //! **Not under the simulator**: libp2p, gossip scores, the engine's actors and their queues, sled,
-//! real files and `fsync` (`ayni-testnet crash` and the tests of `storage` are for those), blobs,
-//! duties, the worker, the local interface.
+//! real files and `fsync` (`ayni-testnet crash` and the tests of `storage` are for those),
+//! snapshots and pruning, the mempool's log, blobs, duties, the worker, the local interface.
+//! Clients only transfer: stake changes and ballots have their place in `clients.rs`.
 //!
 //! **Architecture invariant.** Nothing in a seed's run reads a clock, an environment, or anything
 //! whose order is not fixed.

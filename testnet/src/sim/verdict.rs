@@ -70,9 +70,10 @@ impl World {
         let mut named = BTreeSet::new();
         for decided in Self::blocks_of(node) {
             let block: Block = codec::decode(&decided.block).expect("a stored block decodes");
-            for Evidence::DoubleVote { first, .. } in &block.evidence {
-                named.insert(first.0.validator);
-            }
+            named.extend(block.evidence.iter().map(|evidence| match evidence {
+                Evidence::DoubleVote { first, .. } => first.0.validator,
+                Evidence::DoubleProposal { first, .. } => first.0.proposer,
+            }));
         }
         let mut texts = Vec::new();
         for node in &self.nodes {

@@ -6,20 +6,23 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateDone,
-    GenerateRequest, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent,
-    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Role,
-    Rounds, RoundsOpened, RoundsQuery, SendRequest, Status, SubmitResult, SubmitTransactions,
-    Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt, TransactionState, WorkerState,
-    WorkerStatus,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
+    HistoryQuery, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest,
+    Peers, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
+    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Role, Rounds,
+    RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
+    SubmitResult, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, Validators, ValidatorsQuery, WorkerState, WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
     TransactionHash,
 };
 use protocol::join::JoinString;
-use protocol::transaction::Capabilities;
+use protocol::ledger::parameters::LedgerParameters;
+use protocol::transaction::{Capabilities, ProposalId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +45,10 @@ impl Sample {
             seen: Mutex::default(),
             listeners: Mutex::default(),
         }
+    }
+
+    fn note(&self, call: String) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
     pub(super) fn seen(&self) -> Vec<String> {
@@ -141,13 +148,45 @@ impl Backend for Sample {
     }
 
     async fn blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError> {
-        let call = format!("blocks {:?} {}", query.from, query.limit());
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.note(format!("blocks {:?} {}", query.from, query.limit()));
         Ok(Blocks { blocks: Vec::new() })
     }
 
-    async fn block(&self, _: Height) -> Result<BlockDetail, ApiError> {
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError> {
+        self.note(format!("block {block}"));
         absent()
+    }
+
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+        self.note(format!("tx {hash}"));
+        absent()
+    }
+
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError> {
+        self.note(format!("validators {:?}", query.height));
+        absent()
+    }
+
+    async fn parameters(&self) -> Result<ChainParameters, ApiError> {
+        let list = LedgerParameters::default().list();
+        Ok(ChainParameters {
+            height: Height::new(3),
+            rules_version: 1,
+            rules_ahead: None,
+            base_fee_per_byte_micro: Credits::from_micro(10),
+            parameters: list.into_iter().map(Into::into).collect(),
+        })
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError> {
+        let before = query.before.map(|at| at.to_string());
+        self.note(format!("history {before:?} {}", query.limit()));
+        Ok(HistoryPage {
+            account: query.account.unwrap_or_default(),
+            entries: Vec::new(),
+            older: query.before,
+            searched: Height::new(3),
+        })
     }
 
     async fn audit(&self) -> Result<Audit, ApiError> {
@@ -185,7 +224,47 @@ impl Backend for Sample {
     }
 
     async fn send(&self, _: SendRequest) -> Result<TransactionReceipt, ApiError> {
-        Err(ApiError::insufficient_funds("the account has nothing").with_hint("earn some"))
+        Err(ApiError::insufficient_funds("the account has nothing")
+            .with_hint("earn some")
+            .with_rejection("insufficient_funds"))
+    }
+
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError> {
+        self.note(format!("{request:?}"));
+        Err(ApiError::conflict("too early").with_rejection("too_early"))
+    }
+
+    async fn stakes(&self, _: StakesQuery) -> Result<Stakes, ApiError> {
+        absent()
+    }
+
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError> {
+        self.note(format!("proof from {:?}", query.trusted_height));
+        absent()
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError> {
+        self.note(format!("{} {:?}", request.title, request.change));
+        absent()
+    }
+
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError> {
+        self.note(format!("{} {:?}", request.proposal, request.choice));
+        absent()
+    }
+
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError> {
+        self.note(format!("proposals {} {}", query.all, query.limit()));
+        absent()
+    }
+
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError> {
+        self.note(format!("proposal {id} {:?} {}", query.skip, query.limit()));
+        absent()
     }
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use cli::client::{Client, ClientError};
 use protocol::amount::{Credits, Height};
 use protocol::api::{
-    BlocksQuery, ErrorCode, EvaluateRequest, GenerateDone, GenerateEvent, GenerateRequest,
-    HeadChoice, JobId, JobState, ModelRef, NodeEvent, PrivateRequest, SendRequest,
+    BlockRef, BlocksQuery, ErrorCode, EvaluateRequest, GenerateDone, GenerateEvent,
+    GenerateRequest, HeadChoice, HistoryQuery, JobId, JobState, ModelRef, NodeEvent,
+    PrivateRequest, ProofQuery, ProposalQuery, ProposalsQuery, SendRequest, StakeRequest,
+    ValidatorsQuery,
 };
-use protocol::ids::{AccountId, ContentHash, HeadId};
+use protocol::ids::{AccountId, BlockHash, ContentHash, HeadId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -84,7 +86,37 @@ async fn queries_bodies_and_paths_reach_the_backend_and_replies_come_back() {
     assert_eq!(status, backend::status());
     let range = BlocksQuery { from: Some(Height::new(7)), limit: Some(3) };
     node.client.blocks(range).await.expect("sample");
-    assert_eq!(node.backend.seen(), ["blocks Some(Height(7)) 3"]);
+    let hash = BlockHash::from_bytes([0x11; 32]);
+    assert_eq!(code(node.client.block(Height::new(9)).await), ErrorCode::NotFound);
+    assert_eq!(code(node.client.block(BlockRef::Hash(hash)).await), ErrorCode::NotFound);
+    let before = "8:2".parse().expect("a cursor");
+    let query = HistoryQuery { account: None, before: Some(before), limit: Some(1_000) };
+    let page = node.client.history(query).await.expect("sample");
+    assert_eq!(page.older, Some(before));
+    let next = ValidatorsQuery { height: Some(Height::new(5)) };
+    assert_eq!(code(node.client.validators(next).await), ErrorCode::NotFound);
+    let request = StakeRequest::Claim { node: None };
+    assert_eq!(code(node.client.stake(&request).await), ErrorCode::Conflict);
+    let all = ProposalsQuery { all: true, ..ProposalsQuery::default() };
+    assert_eq!(code(node.client.proposals(all).await), ErrorCode::NotFound);
+    let page = ProposalQuery { skip: Some(3), limit: Some(1_000) };
+    assert_eq!(code(node.client.proposal(4, page).await), ErrorCode::NotFound);
+    let from = ProofQuery { trusted_height: Some(Height::new(6)), ..ProofQuery::default() };
+    assert_eq!(code(node.client.proof(from).await), ErrorCode::NotFound);
+    let expect = [
+        "blocks Some(Height(7)) 3".to_owned(),
+        "block 9".to_owned(),
+        format!("block {hash}"),
+        "history Some(\"8:2\") 100".to_owned(),
+        "validators Some(Height(5))".to_owned(),
+        "Claim { node: None }".to_owned(),
+        "proposals true 20".to_owned(),
+        "proposal 4 Some(3) 256".to_owned(),
+        "proof from Some(Height(6))".to_owned(),
+    ];
+    assert_eq!(node.backend.seen(), expect);
+    let rules = node.client.parameters().await.expect("sample");
+    assert!(rules.parameters.iter().any(|of| of.name == "quorum_ppm" && of.value > 0));
     let account = AccountId::from_bytes([5; 32]);
     let balance = node.client.balance(Some(account)).await.expect("sample");
     assert_eq!(balance.account, account);
@@ -102,6 +134,8 @@ async fn refusals_keep_code_message_and_hint() {
     let error = node.client.send(&request).await.expect_err("sample has no credits");
     assert_eq!(error.code(), Some(ErrorCode::InsufficientFunds));
     assert_eq!((error.exit_code(), error.hint().as_deref()), (7, Some("earn some")));
+    let ClientError::Api(refusal) = &error else { panic!("the node's own reason") };
+    assert_eq!(refusal.rejection.as_deref(), Some("insufficient_funds"));
     let model = ModelRef::Name("none".to_owned());
     assert_eq!(code(node.client.model(&model).await), ErrorCode::NotFound);
     assert_eq!(code(node.client.job(JobId::new(9)).await), ErrorCode::NotFound);
@@ -139,6 +173,14 @@ async fn malformed_requests_get_an_explanation() {
     check("GET /v1/chain/blocks?limit=x", "400", "limit").await;
     check("GET /v1/chain/blocks?lmit=1", "400", "unknown field").await;
     check("GET /v1/chain/block/-1", "400", "in the path").await;
+    check("GET /v1/chain/tx/12", "400", "64 hexadecimal digits").await;
+    check(r#"POST /v1/credits/stake|{"action":"steal"}"#, "400", "unknown variant").await;
+    check(r#"POST /v1/credits/stake|{"action":"unjail","to":1}"#, "400", "unknown field").await;
+    check(r#"POST /v1/governance/proposals|{"title":"t"}"#, "400", "change").await;
+    check("GET /v1/governance/proposals/x", "400", "in the path").await;
+    check("GET /v1/governance/proposals?all=maybe", "400", "all").await;
+    check("GET /v1/credits/proof?trusted_height=1&trusted_hash=0", "400", "hexadecimal").await;
+    check("GET /v1/credits/history?before=x", "400", "no place in the history").await;
     check("GET /v1/models/..%2Fx", "400", "in the path").await;
     let large = format!(r#"POST /v1/train/join|{{"model":"{}"}}"#, "a".repeat(2 << 20));
     check(&large, "400", "larger than").await;

@@ -1,8 +1,14 @@
 //! The node behind the local interface: one method per operation, each short.
 
+mod chain;
 mod data;
+mod governance;
+mod history;
 mod models;
 mod node;
+mod proof;
+mod staking;
+mod validators;
 mod view;
 
 use std::sync::Arc;
@@ -10,18 +16,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::amount::{Credits, Height};
+use protocol::amount::Credits;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BlobReceipt, BlockDetail, Blocks, BlocksQuery,
-    Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest, GenerateRequest,
+    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
+    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
+    CreateModelRequest, DataList, EvaluateRequest, GenerateRequest, HistoryPage, HistoryQuery,
     JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
-    PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest,
-    Status, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionReceipt,
-    TransactionState,
+    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
+    ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery,
+    SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions, Submitted,
+    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, TransactionState,
+    Validators, ValidatorsQuery,
 };
 use protocol::ids::{AccountId, ContributionId, TransactionHash};
 use protocol::join::JoinString;
-use protocol::transaction::Payload;
+use protocol::transaction::{Payload, ProposalId};
 use tokio::sync::mpsc;
 
 pub use view::round_events;
@@ -86,8 +95,20 @@ impl Backend for NodeBackend {
         self.list_blocks(query).await
     }
 
-    async fn block(&self, height: Height) -> Result<BlockDetail, ApiError> {
-        self.show_block(height).await
+    async fn block(&self, block: BlockRef) -> Result<BlockDetail, ApiError> {
+        self.show_block(block).await
+    }
+
+    async fn find_transaction(&self, hash: TransactionHash) -> Result<TransactionDetail, ApiError> {
+        self.show_transaction(hash).await
+    }
+
+    async fn validators(&self, query: ValidatorsQuery) -> Result<Validators, ApiError> {
+        self.list_validators(query)
+    }
+
+    async fn parameters(&self) -> Result<ChainParameters, ApiError> {
+        Ok(self.list_parameters())
     }
 
     async fn audit(&self) -> Result<Audit, ApiError> {
@@ -125,6 +146,42 @@ impl Backend for NodeBackend {
                 .with_hint("`ayni status` on the receiver's node says its account"));
         }
         self.transact(Payload::Transfer { to: request.to, amount: request.amount_micro }).await
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<HistoryPage, ApiError> {
+        self.list_history(query).await
+    }
+
+    async fn act_on_stake(&self, request: StakeRequest) -> Result<TransactionReceipt, ApiError> {
+        self.change_stake(request).await
+    }
+
+    async fn stakes(&self, query: StakesQuery) -> Result<Stakes, ApiError> {
+        Ok(self.list_stakes(query).await)
+    }
+
+    async fn proof(&self, query: ProofQuery) -> Result<BalanceProof, ApiError> {
+        self.prove_balance(query).await
+    }
+
+    async fn propose(&self, request: ProposeRequest) -> Result<Proposed, ApiError> {
+        self.make_proposal(request).await
+    }
+
+    async fn ballot(&self, request: BallotRequest) -> Result<TransactionReceipt, ApiError> {
+        self.cast_ballot(request).await
+    }
+
+    async fn proposals(&self, query: ProposalsQuery) -> Result<Proposals, ApiError> {
+        Ok(self.list_proposals(query).await)
+    }
+
+    async fn proposal(
+        &self,
+        id: ProposalId,
+        query: ProposalQuery,
+    ) -> Result<ProposalDetail, ApiError> {
+        self.show_proposal(id, query).await
     }
 
     async fn submit(&self, request: SubmitTransactions) -> Result<Submitted, ApiError> {
@@ -207,7 +264,7 @@ impl Backend for NodeBackend {
 
     async fn train_join(&self, request: TrainJoinRequest) -> Result<TrainStatus, ApiError> {
         let model = self.find_model(&request.model)?.spec.id();
-        self.ensure_registered().await?;
+        self.ensure_registered(Credits::ZERO).await?;
         let node = Arc::clone(&self.node);
         remembered(tokio::task::spawn_blocking(move || node.training.join(model)).await)?;
         self.train_status().await

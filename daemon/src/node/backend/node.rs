@@ -1,15 +1,11 @@
-//! The node itself: status, peers, the chain, registering.
+//! The node itself: status, peers, registering.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use protocol::amount::{Credits, Height};
-use protocol::api::{
-    ApiError, BlockDetail, BlockSummary, Blocks, BlocksQuery, Direction, Peer, Peers, Role, Status,
-    TransactionSummary, WorkerState, WorkerStatus,
-};
-use protocol::block::{Block, DecidedBlock};
+use protocol::api::{ApiError, Direction, Peer, Peers, Role, Status, WorkerState, WorkerStatus};
 use protocol::join::JoinString;
 use protocol::keys::Namespace;
 use protocol::transaction::{Payload, RegisterNode};
@@ -17,7 +13,6 @@ use protocol::transaction::{Payload, RegisterNode};
 use super::NodeBackend;
 use crate::engine::EngineStatus;
 use crate::network;
-use crate::node::ledger::decode_block;
 use crate::worker;
 
 /// Blocks behind the best peer at which a node calls itself syncing.
@@ -155,51 +150,9 @@ impl NodeBackend {
         Peers { peers }
     }
 
-    async fn read_block(&self, height: Height) -> Result<(DecidedBlock, Block), ApiError> {
-        let found = self.node.ledger.run(move |ledger| ledger.decided(height)).await;
-        let decided = found.ok_or_else(|| {
-            ApiError::not_found(format!("there is no block {height}"))
-                .with_hint("`ayni status` says how high the chain is; the first block is 1")
-        })?;
-        let block =
-            decode_block(&decided).map_err(|error| ApiError::internal(format!("{error:#}")))?;
-        Ok((decided, block))
-    }
-
-    pub(super) async fn list_blocks(&self, query: BlocksQuery) -> Result<Blocks, ApiError> {
-        let limit = u64::from(query.limit());
-        let tip = self.node.ledger.applied().height;
-        let from = query.from.unwrap_or_else(|| tip.plus(1).minus(limit)).max(Height::new(1));
-        let mut blocks = Vec::new();
-        for height in from.get()..from.get().saturating_add(limit).min(tip.get() + 1) {
-            let (decided, block) = self.read_block(Height::new(height)).await?;
-            blocks.push(summary(&decided, &block));
-        }
-        Ok(Blocks { blocks })
-    }
-
-    pub(super) async fn show_block(&self, height: Height) -> Result<BlockDetail, ApiError> {
-        let (decided, block) = self.read_block(height).await?;
-        Ok(BlockDetail {
-            summary: summary(&decided, &block),
-            parent: block.header.parent,
-            beacon: block.header.beacon,
-            transactions: block
-                .transactions
-                .iter()
-                .map(|signed| TransactionSummary {
-                    hash: signed.hash(),
-                    kind: signed.transaction.payload.name().to_owned(),
-                    account: signed.transaction.account,
-                    nonce: signed.transaction.nonce,
-                    tip_micro: signed.transaction.tip,
-                })
-                .collect(),
-        })
-    }
-
-    /// Registers the node on the ledger, unless it is there: a newcomer's first step.
-    pub(super) async fn ensure_registered(&self) -> Result<(), ApiError> {
+    /// Registers the node on the ledger, unless it is there: a newcomer's first step. `keep` of the
+    /// balance is not put into the node's allowance.
+    pub(super) async fn ensure_registered(&self, keep: Credits) -> Result<(), ApiError> {
         let node = &self.node;
         let (known, balance) = node
             .ledger
@@ -208,6 +161,7 @@ impl NodeBackend {
             return Ok(());
         }
         let account = node.account();
+        let free = balance.checked_sub(keep).unwrap_or(Credits::ZERO);
         let prove = |key: &protocol::keys::SecretKey| {
             key.sign(Namespace::Possession, &node.chain, account.as_bytes())
         };
@@ -218,27 +172,11 @@ impl NodeBackend {
             vrf_proof: prove(&node.secrets.vrf),
             duty_proof: prove(&node.secrets.duty),
             capabilities: node.config.capabilities(),
-            allowance: balance.scaled(1, 2).min(ALLOWANCE_MAX),
+            allowance: free.scaled(1, 2).min(ALLOWANCE_MAX),
         }));
         self.transact(payload).await.map(|_| ()).map_err(|error| {
             let hint = format!("somebody can send credits to this node's account {account}");
             if error.hint.is_none() { error.with_hint(hint) } else { error }
         })
-    }
-}
-
-fn summary(decided: &DecidedBlock, block: &Block) -> BlockSummary {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    BlockSummary {
-        height: block.header.height,
-        hash: decided.certificate.block,
-        time_ms: block.header.time,
-        proposer: block.header.proposer,
-        round: decided.certificate.round,
-        signatures: count(decided.certificate.signatures.len()),
-        parent_state_root: block.header.state,
-        transactions: count(block.transactions.len()),
-        evidence: count(block.evidence.len()),
-        bytes: u64::try_from(decided.block.len()).unwrap_or(u64::MAX),
     }
 }

@@ -88,11 +88,15 @@ fn restore(ledger: &Ledger, chain: &ChainId, own: &Own, transactions: Vec<Vec<u8
 
 /// Turns a refusal of the mempool into an answer for people.
 pub fn refusal(error: &MempoolError) -> ApiError {
-    match error {
-        MempoolError::Rejected(rejection) => rejected(rejection),
-        MempoolError::Full => ApiError::unavailable(error.to_string()),
+    let answer = match error {
+        MempoolError::Rejected(rejection) => return rejected(rejection),
+        MempoolError::Unfunded { .. } => ApiError::insufficient_funds(error.to_string()),
+        MempoolError::Full | MempoolError::LaneFull | MempoolError::AccountFull => {
+            ApiError::unavailable(error.to_string())
+        }
         _ => ApiError::conflict(error.to_string()),
-    }
+    };
+    answer.with_rejection(error.code())
 }
 
 /// Turns a rule's refusal into an answer for people.
@@ -104,7 +108,7 @@ pub fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::Document(_) | Rejection::ZeroAmount => ErrorCode::BadRequest,
         _ => ErrorCode::Conflict,
     };
-    let error = ApiError::new(code, rejection.to_string());
+    let error = ApiError::new(code, rejection.to_string()).with_rejection(rejection.code());
     match code {
         ErrorCode::InsufficientFunds => error.with_hint(
             "`ayni credits balance` says what there is; others can send credits to this account",

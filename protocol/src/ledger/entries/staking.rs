@@ -234,3 +234,80 @@ pub struct Attendance {
 impl Canonical for Attendance {
     const BYTES_MAX: usize = limits::STATE_VALUE_BYTES_MAX;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::keys::SecretKey;
+
+    fn check<T: Canonical>(largest: &T) {
+        let length = codec::encode(largest).len();
+        assert!(length <= T::BYTES_MAX, "{length} bytes of {}", std::any::type_name::<T>());
+    }
+
+    #[test]
+    fn the_largest_entries_fit_their_limits() {
+        let (most, credits) = (u64::MAX, Credits::from_micro(u64::MAX));
+        let (height, time) = (Height::new(most), TimestampMs::new(most));
+        let slash = Slash { liabilities: most, infraction: height, ppm: u32::MAX };
+        check(&Pool {
+            shares: u128::MAX,
+            commission: Commission { now_ppm: u32::MAX, next_ppm: u32::MAX, changed_in: most },
+            reward_per_share: u128::MAX,
+            residue: u128::MAX,
+            owed: credits,
+            owed_commission: credits,
+            jailed_until: Some(time),
+            tombstone: Some(slash),
+            absences: vec![slash; limits::ABSENCES_OPEN_MAX],
+            lows: Lows { epoch: most, now: credits, before: credits },
+            listed: Some(most),
+        });
+        check(&Delegation {
+            account: AccountId::default(),
+            node: NodeId::default(),
+            shares: u128::MAX,
+            reward_per_share: u128::MAX,
+            fraction: most,
+            unbonding: vec![most; limits::LIABILITIES_PER_DELEGATION_MAX],
+            moved_in: vec![most; limits::LIABILITIES_PER_DELEGATION_MAX],
+        });
+        check(&Liability {
+            account: AccountId::default(),
+            node: NodeId::default(),
+            height,
+            time,
+            due: time,
+            due_height: height,
+            now: Whereabouts::Moved { to: NodeId::default(), shares: u128::MAX },
+        });
+        check(&Queue { first: most, next: most });
+        let key = SecretKey::from_seed(&[1; 32]).public();
+        check(&Candidate { key, account: AccountId::default(), power: most });
+        let row = Row {
+            validator: ValidatorId::default(),
+            since: height,
+            signed: most,
+            missed: most,
+            work: u128::MAX,
+        };
+        let rows = vec![row; limits::ATTENDANCE_ROWS_MAX];
+        check(&Attendance { rows, work: u128::MAX });
+    }
+
+    #[test]
+    fn lows_are_those_of_this_epoch_and_the_one_before() {
+        let lows = |epoch, now, before| Lows {
+            epoch,
+            now: Credits::from_micro(now),
+            before: Credits::from_micro(before),
+        };
+        let check = |from: Lows, epoch, stake, expect| {
+            assert_eq!(from.rolled(epoch, Credits::from_micro(stake)), expect);
+        };
+        check(lows(5, 3, 9), 5, 10, lows(5, 3, 9));
+        check(lows(5, 3, 9), 6, 10, lows(6, 10, 3));
+        check(lows(5, 3, 9), 7, 10, lows(7, 10, 10));
+    }
+}

@@ -8,6 +8,10 @@ use crate::ledger::entries::staking::{Candidate, Delegation, Pool};
 use crate::ledger::staking::math::{mul_div, share};
 use crate::ledger::state::State;
 
+/// Shares of a pool: far above every supply, even where most of it was slashed again and again, and
+/// far below what products and quotients need.
+const SHARES_MAX: u128 = 1 << 120;
+
 /// A node and its pool, taken out of the state; [`Stake::save`] puts both back.
 #[derive(Clone)]
 pub(super) struct Stake {
@@ -48,7 +52,12 @@ impl Stake {
             (all, _) => mul_div(all, amount.micro(), now.into()).ok_or(Rejection::Overflow)?.0,
         };
         let stake = self.node.stake.checked_add(amount).ok_or(Rejection::Overflow)?;
-        self.pool.shares = self.pool.shares.checked_add(shares).ok_or(Rejection::Overflow)?;
+        self.pool.shares = self
+            .pool
+            .shares
+            .checked_add(shares)
+            .filter(|all| *all <= SHARES_MAX)
+            .ok_or(Rejection::Full("shares of this node; it was slashed too often"))?;
         self.set_stake(epoch, stake);
         Ok(shares)
     }
@@ -121,7 +130,9 @@ impl Stake {
         if state.node(&self.id).is_some_and(|node| node != self.node) {
             state.put_node(&self.node);
         }
-        state.put_pool(&self.id, &self.pool);
+        if state.pool(&self.id).is_none_or(|pool| pool != self.pool) {
+            state.put_pool(&self.id, &self.pool);
+        }
         Ok(())
     }
 }
@@ -162,6 +173,18 @@ mod tests {
             (0..3_usize, 1..=PPM).prop_map(|(who, ppm)| Act::Withdraw(who, ppm)),
             (0..PPM).prop_map(Act::Slash),
         ]
+    }
+
+    #[test]
+    fn a_pool_that_is_full_of_shares_or_empty_of_credits_takes_nothing() {
+        let mut stake = empty();
+        let amount = Credits::from_micro(2);
+        stake.pool.shares = SHARES_MAX - 1;
+        stake.node.stake = Credits::from_micro(1);
+        assert!(matches!(stake.deposit(0, amount), Err(Rejection::Full(_))));
+        stake.node.stake = Credits::ZERO;
+        assert!(matches!(stake.deposit(0, amount), Err(Rejection::Mismatch(_))));
+        assert_eq!(stake.value(SHARES_MAX - 1), Credits::ZERO);
     }
 
     proptest! {

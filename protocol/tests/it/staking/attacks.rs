@@ -1,7 +1,5 @@
 //! Each attack first wins with its defence at zero.
 
-use ayni_protocol::ledger::state::prefix;
-
 use super::*;
 
 /// Equivocates at the next height after having asked for the stake back; what it gets in the end.
@@ -58,8 +56,7 @@ fn left_out_by_a_quarter(most: u64) -> bool {
     let mut chain = chain(4);
     let parameters =
         LedgerParameters { absence_window_blocks: 12, absence_missed_ppm: most, ..quick() };
-    let entry = (prefix::PARAMETERS.to_vec(), Some(codec::encode(&parameters)));
-    chain.state.apply(&[entry].into());
+    force(&mut chain, prefix::PARAMETERS, &parameters);
     for height in 0..60 {
         chain.silent = if height % 4 == 0 { vec![3] } else { Vec::new() };
         chain.step();

@@ -52,8 +52,11 @@ fn two_proposals_for_one_round_are_equivocation() {
     assert!(refused(&chain, &same).contains("do not contradict"));
     let reversed = double_proposal(&chain, 2, 2, (2, 1));
     assert!(refused(&chain, &reversed).contains("ascending"));
-    punish(&mut chain, |c| double_proposal(c, 2, 2, (1, 2)));
+    let Evidence::DoubleProposal { first, second } = reversed else { panic!("proposals") };
+    punish(&mut chain, |_| Evidence::double_proposal(first, second));
     assert_eq!(stake_of(&chain, 2), credits(950));
+    let Evidence::DoubleVote { first, second } = double_vote(&chain, 1, 2) else { panic!("votes") };
+    punish(&mut chain, |_| Evidence::double_vote(second, first));
 }
 
 #[test]

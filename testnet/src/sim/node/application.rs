@@ -46,19 +46,21 @@ pub(super) fn to_protocol_certificate(
     }
 }
 
-/// Double votes as evidence, in the order that the rules demand.
+/// Double votes and proposals as evidence.
 pub(super) fn to_evidence(found: MisbehaviorEvidence<SimContext>) -> Vec<Evidence> {
-    found
-        .votes
-        .into_iter()
-        .flat_map(|(_, pairs)| pairs)
-        .map(|(one, other)| {
-            let mut pair = [one, other].map(|vote| (*vote.message.inner(), vote.signature.0));
-            pair.sort_by_key(|(vote, _)| vote.block);
-            let [first, second] = pair;
-            Evidence::DoubleVote { first, second }
-        })
-        .collect()
+    let votes = found.votes.into_iter().flat_map(|(_, pairs)| pairs).map(|(a, b)| {
+        Evidence::double_vote(
+            (*a.message.inner(), a.signature.0),
+            (*b.message.inner(), b.signature.0),
+        )
+    });
+    let proposals = found.proposals.iter().flat_map(|(_, pairs)| pairs).map(|(a, b)| {
+        Evidence::double_proposal(
+            (*a.message.inner(), a.signature.0),
+            (*b.message.inner(), b.signature.0),
+        )
+    });
+    votes.chain(proposals).collect()
 }
 
 fn proposed(judged: &Judged) -> ProposedValue<SimContext> {
@@ -214,7 +216,7 @@ impl Node {
             return Ok(());
         }
         if let Some(behaviour) = &self.behaviour {
-            behaviour.before_building(&mut self.host);
+            behaviour.before_building(&mut self.host, &self.at);
         }
         let time = self.own_clock(io.now, io);
         let block = chain::build(&mut self.host, &self.at, time, &self.secrets)

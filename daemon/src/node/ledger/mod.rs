@@ -6,25 +6,35 @@
 //!
 //! All methods block (they sync to disk); async callers use [`Ledger::run`].
 
+mod past;
+mod replay;
+mod snapshots;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use protocol::amount::{Height, TimestampMs};
+use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
-use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
+use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing};
 use protocol::ids::{AccountId, BlockHash, StateRoot, TransactionHash};
 use protocol::keys::PublicKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::{State, View};
+use protocol::proof::StateProof;
 use protocol::transaction::VerifiedTransaction;
-use storage::ledger::{ReplayCause, StateDamage};
-use storage::{LedgerStore, Replay, SignerGuard, StateRecovery, StateView};
+use storage::{
+    LedgerStore, Retention, SignerGuard, StateRecovery, StateView, TreeError, ValidatorSets,
+};
 use tokio::sync::watch;
+
+use past::{BaseFees, Past};
+
+use crate::engine::SYNCED_ROUND;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 65_536;
@@ -54,8 +64,14 @@ pub struct Ledger {
     guard: Arc<SignerGuard>,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
+    base_fees: Mutex<BaseFees>,
+    sets: ValidatorSets,
     lost_until: Option<Height>,
+    retention: Retention,
 }
+
+/// A value of the state and the path that proves it.
+pub type Proven = Result<(Option<Vec<u8>>, StateProof), TreeError>;
 
 struct Inner {
     host: Host,
@@ -90,7 +106,12 @@ pub fn now() -> TimestampMs {
 
 impl Ledger {
     /// Opens the ledger in `dir` and replays what its state lacks.
-    pub fn open(dir: &Path, guard: &Path, genesis: &Genesis) -> anyhow::Result<Arc<Self>> {
+    pub fn open(
+        dir: &Path,
+        guard: &Path,
+        genesis: &Genesis,
+        retention: Retention,
+    ) -> anyhow::Result<Arc<Self>> {
         let chain = genesis.chain_id();
         let opened = storage::LedgerStore::open(dir, &chain, guard)
             .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
@@ -98,7 +119,12 @@ impl Ledger {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
         let mut store = opened.store;
-        let host = replay(&mut store, genesis)?;
+        let sets = ValidatorSets::open(&dir.join("validators"))
+            .context("cannot open the validators of the past")?;
+        past::remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
+        let mut past = Past { base_fees: BaseFees::new(), sets: &sets };
+        let host = replay::replay(&mut store, genesis, &mut past)?;
+        let base_fees = past.base_fees;
         let tip = host.tip();
         let time = match store.blocks().get(tip.height).context("cannot read the last block")? {
             Some(decided) => decode_block(&decided)?.header.time,
@@ -116,7 +142,10 @@ impl Ledger {
             guard: store.guard(),
             applied,
             included: Mutex::default(),
-            lost_until: lost_until(&opened.recovery.state),
+            base_fees: Mutex::new(base_fees),
+            sets,
+            lost_until: opened.recovery.lost_until,
+            retention,
             inner: Mutex::new(Inner { host, store }),
         }))
     }
@@ -283,7 +312,7 @@ impl Ledger {
         let inner = self.lock();
         let proposals = inner.store.proposals();
         let mut bodies = Vec::new();
-        for round in 0..=ROUNDS_RECOVERED_MAX {
+        for round in (0..=ROUNDS_RECOVERED_MAX).chain([SYNCED_ROUND]) {
             match proposals.for_round(height, round) {
                 Ok(found) => bodies.extend(found),
                 Err(error) => fatal("read the proposal log", &error),
@@ -296,13 +325,21 @@ impl Ledger {
     pub fn commit(&self, decided: DecidedBlock, block: &Block) -> Result<(), Refused> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let decision = self.view.read(|state| inner.host.decide(state, decided, block))?;
+        let (decision, base_fee) = self.view.read(|state| {
+            let base_fee = State::new(state).clock().base_fee;
+            inner.host.decide(state, decided, block).map(|decision| (decision, base_fee))
+        })?;
         let root = match inner.store.append_decided(&decision.decided, &decision.changes) {
             Ok(root) => root,
             Err(error) => fatal("store a decided block", &error),
         };
         self.view.read(|snapshot| inner.host.committed(&decision, root, snapshot));
+        self.keep_snapshot(inner);
         self.remember(decision.height, block);
+        let mut fees = self.base_fees.lock().unwrap_or_else(PoisonError::into_inner);
+        past::remember_base_fee(&mut fees, decision.height, base_fee);
+        drop(fees);
+        past::remember_set(&self.sets, inner.host.next_validators());
         self.applied.send_replace(Applied {
             height: decision.height,
             block: decision.block,
@@ -311,6 +348,25 @@ impl Ledger {
             transactions: u32::try_from(block.transactions.len()).unwrap_or(u32::MAX),
         });
         Ok(())
+    }
+
+    /// Takes the snapshot that is due, and deletes what lies behind older ones.
+    fn keep_snapshot(&self, inner: &mut Inner) {
+        match snapshots::take_if_due(&inner.store, &mut inner.host) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => fatal("take a snapshot of the state", &error),
+        }
+        match inner.store.prune(self.retention) {
+            Ok(pruned) => tracing::debug!(?pruned, "what the retention does not ask for"),
+            // What is kept too long does no harm.
+            Err(error) => tracing::error!(%error, "old blocks were not deleted"),
+        }
+    }
+
+    /// The first height whose block is kept.
+    pub fn first(&self) -> Height {
+        self.lock().store.blocks().first().unwrap_or(Height::new(1))
     }
 
     fn remember(&self, height: Height, block: &Block) {
@@ -327,6 +383,16 @@ impl Ledger {
         }
     }
 
+    /// What a byte of a transaction cost at a height, if that was not long ago.
+    pub fn base_fee_at(&self, height: Height) -> Option<Credits> {
+        self.base_fees.lock().unwrap_or_else(PoisonError::into_inner).get(&height).copied()
+    }
+
+    /// A transaction that waits in the mempool.
+    pub fn waiting(&self, hash: &TransactionHash) -> Option<VerifiedTransaction> {
+        self.lock().host.mempool.get(hash).cloned()
+    }
+
     /// Keeps evidence for our next block.
     pub fn add_evidence(&self, evidence: Evidence) {
         let mut inner = self.lock();
@@ -339,6 +405,41 @@ impl Ledger {
             Ok(found) => found,
             Err(error) => fatal("read the block log", &error),
         }
+    }
+
+    /// Hash of the decided block at a height.
+    pub fn block_hash(&self, height: Height) -> Option<BlockHash> {
+        match self.lock().store.blocks().hash_at(height) {
+            Ok(found) => found,
+            Err(error) => fatal("read the block log", &error),
+        }
+    }
+
+    /// Height of the first block that is held: above 1 after pruning, or a start from a snapshot.
+    pub fn first_block(&self) -> Option<Height> {
+        self.lock().store.blocks().first()
+    }
+
+    /// Validators of a height, also of the past, if this node has seen them.
+    pub fn past_validators(&self, height: Height) -> Option<ValidatorSet> {
+        if let Some(set) = self.validators(height) {
+            return Some(set);
+        }
+        // The set of the genesis has the first two heights; each other is named one block before.
+        let before = height.minus(1).max(Height::new(1));
+        let block = decode_block(&self.decided(before)?).ok()?;
+        match self.sets.get(&block.header.next_validators) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "the validators of the past cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Reads the state, and what it says about a key with the path that proves it.
+    pub fn prove<T>(&self, key: &[u8], f: impl FnOnce(&View<'_>) -> T) -> (T, Proven) {
+        self.view.read(|snapshot| (f(&View::new(snapshot)), snapshot.prove(key)))
     }
 
     /// Decided blocks from `start` on, within bounds, but one at least if there is one.
@@ -370,68 +471,7 @@ impl Ledger {
     }
 }
 
-/// The state shows how far the node had come: it may have voted on the height after that.
-fn lost_until(recovery: &StateRecovery) -> Option<Height> {
-    match recovery {
-        StateRecovery::NeedsReplay {
-            cause: ReplayCause::SetAside { damage: StateDamage::AheadOfLog { state, .. }, .. },
-            ..
-        } => Some(state.plus(1)),
-        _ => None,
-    }
-}
-
 /// Decodes a stored block.
 pub fn decode_block(decided: &DecidedBlock) -> anyhow::Result<Block> {
     codec::decode(&decided.block).context("a stored block does not decode")
-}
-
-/// Brings the state up to the block log and makes the host that stands there.
-fn replay(store: &mut LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
-    let genesis_state = genesis.build().context("the genesis is not valid")?;
-    let mut host: Option<Host> = None;
-    let mut replayed = 0_u64;
-    while let Some(next) = store.next_replay().context("cannot read the block log")? {
-        match next {
-            Replay::Genesis => {
-                store.commit_genesis(&genesis_state.1).context("cannot store the genesis")?;
-            }
-            Replay::Block(decided) => {
-                let mut at = match host.take() {
-                    Some(host) => host,
-                    None => host_at_state(store, genesis)?,
-                };
-                let view = store.view();
-                let block = decode_block(&decided)?;
-                let height = at.height();
-                let decision = view
-                    .read(|state| at.decide(state, *decided, &block))
-                    .with_context(|| format!("block {height} of the log does not replay"))?;
-                let root =
-                    store.commit_replayed(&decision.changes).context("cannot replay a block")?;
-                view.read(|state| at.committed(&decision, root, state));
-                replayed += 1;
-                host = Some(at);
-            }
-        }
-    }
-    if replayed > 0 {
-        tracing::info!(blocks = replayed, "replayed the block log");
-    }
-    match host {
-        Some(host) => Ok(host),
-        None => host_at_state(store, genesis),
-    }
-}
-
-fn host_at_state(store: &LedgerStore, genesis: &Genesis) -> anyhow::Result<Host> {
-    let view = store.view();
-    let at = view.tip().context("the state has no height after replay")?;
-    let certificate = store
-        .blocks()
-        .get(at.height)
-        .context("cannot read the block log")?
-        .map(|decided| decided.certificate);
-    let tip = Tip { height: at.height, block: at.block, certificate, state: view.root() };
-    Ok(view.read(|state| Host::new(genesis.chain_id(), tip, state)))
 }

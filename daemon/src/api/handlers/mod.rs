@@ -1,25 +1,25 @@
-//! One function per route: parse, ask the backend, answer.
+//! One function per route: parse, ask the backend, answer. The ledger's are in [`ledger`].
+
+pub(super) mod ledger;
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
-use protocol::amount::Height;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BalanceQuery, BlobReceipt, BlockDetail, Blocks,
-    BlocksQuery, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models,
-    OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds,
-    RoundsOpened, RoundsQuery, SendRequest, Status, Stopping, SubmitTransactions, Submitted,
-    TrainJoinRequest, TrainStatus, TransactionReceipt, TransactionState,
+    ApiError, BlobReceipt, Contribution, Contributions, CreateModelRequest, DataList,
+    EvaluateRequest, GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model,
+    ModelRef, Models, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest,
+    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
 use protocol::codec;
 use protocol::ids::{ContributionId, TransactionHash};
 use protocol::limits::{GENERATE_BYTES_MAX, PROMPT_BYTES_MAX};
 
 use super::access::Caller;
-use super::extract::{Body, Failure, Params, Segment, body_bytes, json_bytes};
+use super::extract::{Body, Failure, Params, Segment, body_bytes};
 use super::server::Shared;
 use super::{Backend, stream};
 
@@ -51,46 +51,6 @@ pub(super) async fn stop<B: Backend>(State(node): Node<B>) -> Reply<Stopping> {
 pub(super) async fn events<B: Backend>(State(node): Node<B>) -> Result<Response, Failure> {
     let receiver = node.backend.events().await?;
     Ok(stream::node_events(receiver, node.shutdown.clone()))
-}
-
-pub(super) async fn blocks<B: Backend>(
-    State(node): Node<B>,
-    Params(query): Params<BlocksQuery>,
-) -> Reply<Blocks> {
-    reply(node.backend.blocks(query).await?)
-}
-
-pub(super) async fn block<B: Backend>(
-    State(node): Node<B>,
-    Segment(height): Segment<u64>,
-) -> Reply<BlockDetail> {
-    reply(node.backend.block(Height::new(height)).await?)
-}
-
-pub(super) async fn audit<B: Backend>(State(node): Node<B>) -> Reply<Audit> {
-    reply(node.backend.audit().await?)
-}
-
-pub(super) async fn genesis<B: Backend>(State(node): Node<B>) -> Result<Response, Failure> {
-    Ok(json_bytes(node.backend.genesis().await?))
-}
-
-pub(super) async fn balance<B: Backend>(
-    State(node): Node<B>,
-    Params(query): Params<BalanceQuery>,
-) -> Reply<Balance> {
-    reply(node.backend.balance(query.account).await?)
-}
-
-pub(super) async fn accounts<B: Backend>(State(node): Node<B>) -> Reply<Accounts> {
-    reply(node.backend.accounts().await?)
-}
-
-pub(super) async fn send<B: Backend>(
-    State(node): Node<B>,
-    Body(request): Body<SendRequest>,
-) -> Reply<TransactionReceipt> {
-    reply(node.backend.send(request).await?)
 }
 
 pub(super) async fn submit<B: Backend>(State(node): Node<B>, request: Request) -> Reply<Submitted> {
