@@ -19,7 +19,7 @@ use super::measure::{Consumption, read};
 use super::network::BenchNetwork;
 
 /// Load before the measurement begins.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub(super) const WARM_UP: Duration = Duration::from_secs(3);
 /// Time between two requests to one node in the steady run.
 const TICK: Duration = Duration::from_millis(20);
 /// Transfers in one request of the saturated run.

@@ -42,7 +42,7 @@ pub(super) fn read(network: &BenchNetwork) -> Result<Consumption> {
         used.validators.push(cpu(pid)?);
         let data = node.home.data();
         used.disk += folder_bytes(&data)?;
-        used.blocks += std::fs::metadata(data.join("blocks.log")).map_or(0, |m| m.len());
+        used.blocks += folder_bytes(&data.join("blocks"))?;
     }
     Ok(used)
 }

@@ -118,10 +118,11 @@ async fn stop_asked() -> Result<()> {
 async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {
     let length = Duration::from_secs(options.seconds);
     let empty = run_one(workspace, options, Blocks::Unthrottled, Shape::Nothing, length, 0).await?;
-    let total = usize::try_from(options.rate * options.seconds)?;
+    let sending_s = (length + load::WARM_UP).as_secs();
+    let total = usize::try_from(options.rate * sending_s)?;
     let shape = Shape::Rate { per_s: options.rate };
     let steady = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
-    let total = SATURATION_PER_S * usize::try_from(options.seconds)?;
+    let total = SATURATION_PER_S * usize::try_from(sending_s)?;
     let shape = Shape::Window { transfers: options.window };
     let saturated = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
     Ok(Report::new(options, empty, steady, saturated))
