@@ -27,7 +27,7 @@ use protocol::block::{Block, DecidedBlock};
 use protocol::codec;
 use protocol::consensus::{BodyOffer, ProposalBody};
 use protocol::ids::{BlockHash, ChainId, ValidatorId};
-use protocol::keys::{Namespace, SecretKey};
+use protocol::keys::{Namespace, SecretKey, Signature};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -57,6 +57,9 @@ pub(super) enum LoopEnd {
     /// The height to abstain at is decided: the engine may vote again.
     VoteAgain,
 }
+
+/// The round under which the body of a synced block is stored: one that is never played.
+pub const SYNCED_ROUND: u32 = u32::MAX;
 
 type Building = Pin<Box<dyn Future<Output = Result<Option<Block>, ApplicationError>> + Send>>;
 
@@ -440,6 +443,16 @@ impl AppLoop {
         }
         let verdict = self.application.check(&block, Offered::Decided).await?;
         let is_valid = verdict == BlockVerdict::Valid;
+        if is_valid {
+            // Before the engine writes of it into its log: after a crash in between the engine
+            // decides the block again, and its bytes must be there. No signature: this is no
+            // offer, and whoever reads it as one finds that it does not verify.
+            let offer = BodyOffer { height: height.0, round: SYNCED_ROUND, block: hash };
+            let signature = Signature::from_bytes([0; 64]);
+            let body =
+                ProposalBody { offer, proposer: proposer.0, block: bytes.to_vec(), signature };
+            self.application.store_body(&body).await?;
+        }
         self.proposals.keep_synced(hash, bytes.to_vec());
         Ok(SyncedValueOutcome::Verdict(ProposedValue {
             height,

@@ -26,6 +26,7 @@ pub mod signing;
 mod start;
 pub mod wal;
 
+pub use app::SYNCED_ROUND;
 pub use application::{Application, ApplicationError, BlockVerdict, BuildRequest, Offered};
 pub use certificate::to_protocol_certificate;
 pub use malachite_core_types::LinearTimeouts;

@@ -54,6 +54,10 @@ pub trait VoteGuard: Send + Sync + 'static {
         step: GuardStep,
         value: Option<BlockHash>,
     ) -> Result<bool, GuardError>;
+
+    /// The highest height at which something was allowed and is still remembered. Above the last
+    /// decided one without the engine's log, the engine does not know what it is locked on.
+    fn highest(&self) -> Option<Height>;
 }
 
 /// Why the signer did not sign.

@@ -312,6 +312,7 @@ impl Supervisor {
     async fn prepare_log(&self, tip: Height) -> Result<(WalState, Option<Height>), RunError> {
         let path = self.config.wal.clone();
         let wanted = self.config.abstain_until.filter(|until| *until > tip);
+        let signed = self.guard.highest().filter(|signed| *signed > tip);
         let prepared = tokio::task::spawn_blocking(move || {
             let until = abstention::load(&path)?;
             if until.is_some_and(|until| until <= tip) {
@@ -324,6 +325,16 @@ impl Supervisor {
             let state = wal::check(&path)?;
             if matches!(state, WalState::SetAside(_)) && abstention::load(&path)?.is_none() {
                 abstention::save(&path, tip.plus(1))?;
+            }
+            if let (WalState::Absent, Some(signed), None) =
+                (&state, signed, abstention::load(&path)?)
+            {
+                tracing::error!(
+                    height = signed.get(),
+                    "this node has signed at a height that its consensus log does not know: the \
+                     log is gone; not voting until that height is final"
+                );
+                abstention::save(&path, signed)?;
             }
             Ok::<_, std::io::Error>((state, abstention::load(&path)?))
         });

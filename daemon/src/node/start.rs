@@ -61,6 +61,10 @@ impl VoteGuard for Guard {
             Err(error) => Err(GuardError(error.to_string())),
         }
     }
+
+    fn highest(&self) -> Option<Height> {
+        self.0.highest()
+    }
 }
 
 fn addresses(texts: &[String]) -> anyhow::Result<Vec<Multiaddr>> {

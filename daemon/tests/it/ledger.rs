@@ -207,4 +207,9 @@ impl VoteGuard for Guard {
         }
         Ok(allowed)
     }
+
+    fn highest(&self) -> Option<Height> {
+        let signed = self.signed.lock().expect("not poisoned");
+        signed.last_key_value().map(|((height, _, _), _)| Height::new(*height))
+    }
 }

@@ -106,7 +106,7 @@ fn a_damaged_state_is_rebuilt_to_the_same_root() {
     drop(opened);
     let root = expected_root(40);
     let mut draw = Draw(7);
-    let mut rebuilt = 0;
+    let mut noticed = 0;
     for _ in 0..FLIPS {
         let path = place.data().join("state").join("db");
         let mut bytes = fs::read(&path).unwrap();
@@ -115,17 +115,16 @@ fn a_damaged_state_is_rebuilt_to_the_same_root() {
         bytes[draw.below(used) as usize] ^= 1 << draw.below(8);
         fs::write(&path, &bytes).unwrap();
         let mut opened = place.open();
-        if let StateRecovery::NeedsReplay { cause: ReplayCause::SetAside { .. }, .. } =
-            opened.recovery.state
-        {
-            rebuilt += 1;
+        // sled may see the damage, or go back to an older state without a word: the log tells.
+        if opened.recovery.state != StateRecovery::UpToDate {
+            noticed += 1;
         }
         replay(&mut opened.store);
         assert_eq!(opened.store.state().root(), root);
         opened.store.verify().unwrap();
         opened.store.flush().unwrap();
     }
-    assert!(rebuilt > 0, "no flip was noticed: the test aims at the wrong bytes");
+    assert!(noticed > 0, "no flip was noticed: the test aims at the wrong bytes");
 }
 
 /// sled opens a cut file as an older state without a word: the log tells.

@@ -3,7 +3,7 @@
 //! The parent runs this test binary again under `unshare`; where that is not permitted the test
 //! says so and ends. The files-limit tests in `crashes` cover a full disk everywhere.
 
-#![expect(clippy::print_stdout, reason = "a skipped test says why")]
+#![expect(clippy::print_stdout, reason = "the child and a skipped test say so")]
 
 use std::env;
 use std::fs;

@@ -213,6 +213,7 @@ async fn tell(
     let first = network.nodes.first().context("a network has nodes")?;
     let end_loss = story::heldout(first, model, HeadChoice::Latest).await?;
     let rounds = story::rounds(first, model).await?;
+    story::claim_rewards(&network).await?;
     let (common_height, roots_equal) = story::common_root(&network).await?;
     let mut heads = Vec::new();
     let mut audits = Vec::new();

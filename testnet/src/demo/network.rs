@@ -49,7 +49,13 @@ fn genesis(secrets: &[NodeSecrets]) -> Result<Genesis> {
         network: "ayni-local".to_owned(),
         time: TimestampMs::new(u64::try_from(now.as_millis())?),
         rules_version: RULES_VERSION,
-        parameters: LedgerParameters::default(),
+        // Epochs of a minute, so that the story sees validators paid; per minute they may mint
+        // what its rounds earn in one.
+        parameters: LedgerParameters {
+            epoch_ms: 60_000,
+            emission_per_epoch_micro: credits(1_000).micro(),
+            ..LedgerParameters::default()
+        },
         accounts: identities
             .iter()
             .map(|i| GenesisAccount { key: i.account_key, balance: credits(1_000) })

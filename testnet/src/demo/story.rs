@@ -10,6 +10,7 @@ use protocol::amount::Height;
 use protocol::api::{
     CreateModelRequest, EvaluateRequest, GenerateEvent, GenerateRequest, HeadChoice, JobResult,
     ModelRef, OpenRoundsRequest, PrivateRequest, PublishRequest, Round, RoundPhase, RoundsQuery,
+    StakeRequest,
 };
 use protocol::ids::{ModelId, StateRoot};
 use protocol::model::{ModelSpec, RoundParameters};
@@ -27,6 +28,17 @@ const ROUND_MAX: Duration = Duration::from_secs(300);
 const BLOCKS_AWAY: u64 = 5;
 /// What generation starts from.
 pub(super) const PROMPT: &str = "/// Returns the ";
+
+/// Validators are paid at the end of an epoch, and fetch it themselves.
+pub(super) async fn claim_rewards(network: &LocalNetwork) -> Result<()> {
+    for node in network.nodes.iter().take(network.validators) {
+        node.client
+            .stake(&StakeRequest::Claim { node: None })
+            .await
+            .with_context(|| format!("{} claims its rewards", node.name()))?;
+    }
+    Ok(())
+}
 
 /// Publishes the texts: all nodes but the last theirs, the last keeps its own.
 pub(super) async fn share_data(network: &LocalNetwork, corpus: &Corpus) -> Result<()> {

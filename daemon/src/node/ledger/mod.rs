@@ -34,6 +34,8 @@ use tokio::sync::watch;
 
 use past::{BaseFees, Past};
 
+use crate::engine::SYNCED_ROUND;
+
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 65_536;
 
@@ -310,7 +312,7 @@ impl Ledger {
         let inner = self.lock();
         let proposals = inner.store.proposals();
         let mut bodies = Vec::new();
-        for round in 0..=ROUNDS_RECOVERED_MAX {
+        for round in (0..=ROUNDS_RECOVERED_MAX).chain([SYNCED_ROUND]) {
             match proposals.for_round(height, round) {
                 Ok(found) => bodies.extend(found),
                 Err(error) => fatal("read the proposal log", &error),

@@ -9,7 +9,9 @@ use crate::keys::SecretKey;
 use crate::ledger::entries::{Account, Clock};
 use crate::ledger::parameters::LedgerParameters;
 use crate::store::MemoryState;
-use crate::transaction::{Payload, Transaction};
+use crate::transaction::{
+    Capabilities, NodeKeys, Payload, RegisterNode, Transaction, Work, WorkStamp,
+};
 
 const ACCOUNTS: usize = 4;
 const CHAIN: ChainId = ChainId::from_bytes([7; 32]);
@@ -403,4 +405,70 @@ fn what_was_passed_over_is_not_followed() {
     candidates.pass_over();
     assert_eq!(candidates.next().map(|t| t.transaction().tip.micro()), Some(500));
     assert!(candidates.next().is_none());
+}
+
+/// A registration that pays with work, or pretends to.
+fn stamped(seed: u8, works: bool) -> VerifiedTransaction {
+    let key = SecretKey::from_seed(&[seed; 32]);
+    let proof = crate::keys::Signature::from_bytes([0; 64]);
+    let public = key.public();
+    let registration = RegisterNode {
+        keys: NodeKeys { node: public, consensus: public, vrf: public, duty: public },
+        node_proof: proof,
+        consensus_proof: proof,
+        vrf_proof: proof,
+        duty_proof: proof,
+        capabilities: Capabilities::default(),
+        allowance: Credits::ZERO,
+    };
+    let mut transaction = Transaction {
+        chain: CHAIN,
+        account: public.account_id(),
+        key: public,
+        nonce: 0,
+        tip: Credits::ZERO,
+        fee_max: Credits::ZERO,
+        stamp: Some(WorkStamp { epoch: 0, nonce: 0 }),
+        fee_payer: None,
+        payload: Payload::RegisterNode(Box::new(registration)),
+    };
+    let work = Work::new(&transaction, &Default::default());
+    let bits = u32::try_from(LedgerParameters::default().stamp_bits).expect("few");
+    let good = work.search(bits, 0, 1 << 26).expect("work succeeds");
+    let nonce = if works { good } else { good + 1 };
+    transaction.stamp = Some(WorkStamp { epoch: 0, nonce });
+    SignedTransaction::sign(transaction, &key).verify(&CHAIN).expect("just signed")
+}
+
+#[test]
+fn the_lanes_do_not_displace_each_other() {
+    let world = World::new([PPM; ACCOUNTS]);
+    let state = State::new(&world.state);
+    let work = stamped(100, true);
+    let bounds = Bounds {
+        paying_bytes: 3 * (transaction(0, 0, 0, 1, 0).size() + limits::MEMPOOL_ENTRY_BYTES),
+        stamped_bytes: 2 * (work.size() + 8 + limits::MEMPOOL_ENTRY_BYTES),
+        ..Bounds::default()
+    };
+    let mut pool = Mempool::new(bounds, &state);
+    for account in 0..3 {
+        pool.insert(&state, transaction(account, 0, 0, 1, 0)).expect("room");
+    }
+    let full = pool.insert(&state, transaction(3, 0, 0, 1, 0));
+    assert_eq!(full, Err(MempoolError::Full));
+
+    let idle = pool.insert(&state, stamped(100, false)).expect_err("no work was done");
+    assert_eq!(idle.code(), "mismatch", "{idle}");
+    let first = pool.insert(&state, work).expect("the lane has its own room");
+    let second = pool.insert(&state, stamped(101, true)).expect("the lane has its own room");
+    assert_eq!(pool.insert(&state, stamped(102, true)), Err(MempoolError::LaneFull));
+    assert_eq!(pool.len(), 5);
+
+    // Paying more displaces one that pays, and nobody else.
+    pool.insert(&state, transaction(3, 0, 50, 1, 0)).expect("better than the others");
+    assert_eq!(pool.len(), 5);
+    let lane: Vec<_> = pool.candidates(Lane::Stamped).map(VerifiedTransaction::hash).collect();
+    assert_eq!(lane, [first, second], "in the order of arrival");
+    let tips: Vec<_> = pool.candidates(Lane::Paying).map(|t| t.transaction().tip.micro()).collect();
+    assert_eq!(tips, [50, 0, 0]);
 }
