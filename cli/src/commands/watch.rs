@@ -30,11 +30,13 @@ impl NewBlocks {
 }
 
 /// Shows what `ask` answers, once or whenever a block changes it. A change is one line of JSON for
-/// programs; `people`'s text and an empty line for people.
-pub(crate) async fn show<T: PartialEq + Serialize>(
+/// programs; `people`'s text and an empty line for people. What every block changes, as the height,
+/// is no change: `same` leaves it out.
+pub(crate) async fn show<T: Serialize>(
     context: &Context,
     watch: bool,
     ask: impl AsyncFn(&Client) -> Result<T, ClientError>,
+    same: impl Fn(&T, &T) -> bool,
     people: impl Fn(&T) -> String,
 ) -> Result<(), Failure> {
     let client = context.client()?;
@@ -46,7 +48,7 @@ pub(crate) async fn show<T: PartialEq + Serialize>(
     let mut shown: Option<T> = None;
     loop {
         let answer = ask(&client).await?;
-        if shown.as_ref() != Some(&answer) {
+        if shown.as_ref().is_none_or(|shown| !same(shown, &answer)) {
             context.output.stream(&answer, || format!("{}\n", people(&answer).trim_end()))?;
             shown = Some(answer);
         }

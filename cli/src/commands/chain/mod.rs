@@ -8,7 +8,7 @@ use ayni_cli::amount::format_credits;
 use ayni_cli::client::Client;
 use clap::Subcommand;
 use protocol::amount::Height;
-use protocol::api::{BlockRef, BlocksQuery, ValidatorsQuery};
+use protocol::api::{BlockRef, BlocksQuery, ChainParameters, ValidatorsQuery};
 use protocol::ids::TransactionHash;
 
 use super::watch::{self, NewBlocks};
@@ -60,7 +60,8 @@ pub(crate) enum ChainCommand {
         /// [default: the one in progress]
         #[arg(long, value_name = "HEIGHT|next")]
         height: Option<Which>,
-        /// Print them again whenever a block changes them, until Ctrl-C
+        /// Print them again whenever power, stake or state changes, or one misses a block, until
+        /// Ctrl-C
         #[arg(long)]
         watch: bool,
     },
@@ -125,11 +126,15 @@ pub(crate) async fn run(context: &Context, command: ChainCommand) -> Result<(), 
                 };
                 client.validators(ValidatorsQuery { height }).await
             };
-            watch::show(context, watch, ask, show::validators).await
+            watch::show(context, watch, ask, show::same_validators, show::validators).await
         }
         ChainCommand::Params { watch } => {
             let ask = async |client: &Client| client.parameters().await;
-            watch::show(context, watch, ask, show::parameters).await
+            let same = |a: &ChainParameters, b: &ChainParameters| {
+                let of = |c: &ChainParameters| (c.rules_version, c.rules_ahead);
+                of(a) == of(b) && a.parameters == b.parameters
+            };
+            watch::show(context, watch, ask, same, show::parameters).await
         }
         ChainCommand::Genesis => {
             let bytes = context.client()?.genesis().await?;

@@ -3,7 +3,8 @@
 use ayni_cli::amount::format_credits;
 use protocol::amount::{Credits, PPM};
 use protocol::api::{
-    BlockDetail, BlockSummary, Blocks, ChainParameters, TransactionDetail, Validators,
+    BlockDetail, BlockSummary, Blocks, ChainParameters, TransactionDetail, ValidatorSummary,
+    Validators,
 };
 use serde_json::Value;
 
@@ -182,6 +183,15 @@ fn cut(text: &str) -> String {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// Whether nothing has changed but the height and how many blocks each has signed.
+pub(super) fn same_validators(a: &Validators, b: &Validators) -> bool {
+    let of = |set: &Validators| -> Vec<ValidatorSummary> {
+        let rows = set.validators.iter().cloned();
+        rows.map(|row| ValidatorSummary { signed_blocks: 0, ..row }).collect()
+    };
+    of(a) == of(b)
 }
 
 /// Validators as a table.

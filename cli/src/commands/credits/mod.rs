@@ -10,7 +10,7 @@ use ayni_cli::amount::{format_credits, parse_credits};
 use ayni_cli::client::Client;
 use clap::{Args, Subcommand};
 use protocol::amount::Credits;
-use protocol::api::{HistoryCursor, HistoryQuery, SendRequest, TrustedPoint};
+use protocol::api::{Balance, HistoryCursor, HistoryQuery, SendRequest, TrustedPoint};
 use protocol::ids::AccountId;
 
 pub(crate) use self::show::receipt;
@@ -88,7 +88,7 @@ pub(crate) async fn run(context: &Context, command: CreditsCommand) -> Result<()
         }
         CreditsCommand::Balance(BalanceArguments { account, watch, .. }) => {
             let ask = async |client: &Client| client.balance(account).await;
-            watch::show(context, watch, ask, show::balance).await
+            watch::show(context, watch, ask, Balance::eq, show::balance).await
         }
         CreditsCommand::Send { to, amount } => send(context, to, amount).await,
         CreditsCommand::Accounts => {

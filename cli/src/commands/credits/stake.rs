@@ -138,7 +138,8 @@ pub(super) async fn run(context: &Context, command: StakeCommand) -> Result<(), 
         }
         StakeCommand::Stakes { account, watch } => {
             let ask = async |client: &Client| client.stakes(StakesQuery { account }).await;
-            return watch::show(context, watch, ask, show::stakes).await;
+            let same = |a: &Stakes, b: &Stakes| Stakes { height: b.height, ..a.clone() } == *b;
+            return watch::show(context, watch, ask, same, show::stakes).await;
         }
     };
     let receipt = context.client()?.stake(&request).await?;

@@ -5,7 +5,9 @@ mod show;
 
 use ayni_cli::client::Client;
 use clap::{Args, Subcommand, ValueEnum};
-use protocol::api::{BallotRequest, ProposalQuery, ProposalsQuery, ProposeRequest};
+use protocol::api::{
+    BallotRequest, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery, ProposeRequest,
+};
 use protocol::transaction::{Choice, ProposalId};
 
 use self::change::ChangeCommand;
@@ -126,13 +128,18 @@ pub(crate) async fn run(context: &Context, command: GovCommand) -> Result<(), Fa
         }
         GovCommand::Ls { all, before, limit, watch } => {
             let query = ProposalsQuery { all, before, limit: Some(limit) };
-            let ask = async |client: &Client| client.proposals(query).await.map(show::Standing::of);
-            watch::show(context, watch, ask, show::list).await
+            let ask = async |client: &Client| client.proposals(query).await;
+            let same = |a: &Proposals, b: &Proposals| a.proposals == b.proposals;
+            watch::show(context, watch, ask, same, show::list).await
         }
         GovCommand::Show { id, skip, limit, watch } => {
             let query = ProposalQuery { skip, limit: Some(limit) };
             let ask = async |client: &Client| client.proposal(id, query).await;
-            watch::show(context, watch, ask, |found| show::one(found, skip.unwrap_or(0))).await
+            let same = |a: &ProposalDetail, b: &ProposalDetail| {
+                a.proposal == b.proposal && a.ballots == b.ballots
+            };
+            watch::show(context, watch, ask, same, |found| show::one(found, skip.unwrap_or(0)))
+                .await
         }
     }
 }

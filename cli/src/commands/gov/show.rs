@@ -1,25 +1,12 @@
 //! Governance as people read it.
 
 use ayni_cli::amount::format_credits;
-use protocol::api::{Proposal, ProposalDetail, Proposals};
+use protocol::api::{ProposalDetail, Proposals};
 use protocol::ledger::entries::ProposalStatus;
 use protocol::transaction::Change;
-use serde::Serialize;
 
 use crate::output::{pairs, table};
 use crate::text;
-
-/// Proposals without the clock: a block that changes none of them is no change.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Standing {
-    proposals: Vec<Proposal>,
-}
-
-impl Standing {
-    pub(super) fn of(proposals: Proposals) -> Self {
-        Self { proposals: proposals.proposals }
-    }
-}
 
 /// What a proposal changes, in one line.
 fn change(change: &Change) -> String {
@@ -68,8 +55,8 @@ fn status(status: ProposalStatus) -> String {
 }
 
 /// Proposals as a table.
-pub(super) fn list(standing: &Standing) -> String {
-    let rows = standing.proposals.iter().map(|proposal| {
+pub(super) fn list(listed: &Proposals) -> String {
+    let rows = listed.proposals.iter().map(|proposal| {
         vec![
             proposal.id.to_string(),
             proposal.title.clone(),
