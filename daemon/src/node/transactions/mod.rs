@@ -1,7 +1,7 @@
 //! Sending transactions: sign, keep, gossip, wait.
 //!
-//! **Invariant.** What is acknowledged to a client is on disk ([`journal`]), is sent until it is
-//! applied or gone from the pool ([`own`]), and is back in the pool after a restart.
+//! **Invariant.** What is acknowledged to a client is on disk (`journal`), is sent until it is
+//! applied or gone from the pool (`own`), and is back in the pool after a restart.
 
 mod incoming;
 mod journal;

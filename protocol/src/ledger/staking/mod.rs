@@ -1,8 +1,8 @@
 //! Stake: bonds and delegations, the validators that follow from them, rewards, slashing.
 //!
-//! An account puts credits on a node, its own or another's, and has shares of the node's [`pool`].
-//! [`election`] gives the largest nodes power, [`absence`] counts what they sign, [`rewards`] pays
-//! them for it, [`evidence`] and absence cost them stake, and [`slashing`] follows the stake that
+//! An account puts credits on a node, its own or another's, and has shares of the node's `pool`.
+//! `election` gives the largest nodes power, `absence` counts what they sign, `rewards` pays
+//! them for it, `evidence` and absence cost them stake, and `slashing` follows the stake that
 //! left in time. Deliberately absent: who may vote on what (governance reads [`State::bonded`]).
 
 mod absence;
