@@ -11,7 +11,7 @@ use protocol::api::{
 use protocol::block::{Block, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{Proposal, VoteKind};
-use protocol::ids::TransactionHash;
+use protocol::ids::{BlockHash, TransactionHash};
 use protocol::ledger::fees;
 use protocol::ledger::state::View;
 use protocol::transaction::{SignedTransaction, Transaction};
@@ -20,6 +20,9 @@ use storage::history::Position;
 use super::{NodeBackend, validators};
 use crate::node::Node;
 use crate::node::ledger::decode_block;
+
+/// Blocks above the index that are searched for a hash; it is behind by one or two, if at all.
+const UNINDEXED_MAX: usize = 64;
 
 /// A block of the log with what people want to know beside it.
 pub(super) struct Found {
@@ -39,10 +42,22 @@ impl Node {
         Ok(Some(Found { decided, block, base_fee }))
     }
 
+    /// Height of a block, also of one that the index does not have yet.
+    fn height_of(&self, hash: &BlockHash) -> Option<Height> {
+        // Before the index is asked: what it takes in meanwhile is then looked for twice.
+        let searched = self.history.searched().get();
+        self.history.block(hash).or_else(|| {
+            let tip = self.ledger.applied().height.get();
+            let mut rest = (searched.saturating_add(1)..=tip).rev().take(UNINDEXED_MAX);
+            let is_it = |height: &u64| self.ledger.block_hash(Height::new(*height)) == Some(*hash);
+            rest.find(is_it).map(Height::new)
+        })
+    }
+
     fn find_block(&self, block: BlockRef) -> Result<Found, ApiError> {
         let height = match block {
             BlockRef::Height(height) => Some(height),
-            BlockRef::Hash(hash) => self.history.block(&hash),
+            BlockRef::Hash(hash) => self.height_of(&hash),
         };
         let found = height.map(|height| self.read_block(height)).transpose()?.flatten();
         let wanted = |found: &Found| match block {
@@ -82,6 +97,8 @@ impl Node {
     }
 
     fn find_transaction(&self, hash: &TransactionHash) -> Result<TransactionDetail, ApiError> {
+        // First: what is included while the blocks are searched is found there.
+        let waiting = self.ledger.waiting(hash);
         if let Some(at) = self.history.transaction(hash) {
             if let Some(found) = self.read_transaction(hash, at)? {
                 return Ok(found);
@@ -94,7 +111,7 @@ impl Node {
         if let Some(found) = self.search_recent(hash)? {
             return Ok(found);
         }
-        if let Some(waiting) = self.ledger.waiting(hash) {
+        if let Some(waiting) = waiting {
             return Ok(describe(waiting.signed(), None, None));
         }
         let (searched, tip) = (self.history.searched(), self.ledger.applied().height);
