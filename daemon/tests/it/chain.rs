@@ -78,15 +78,42 @@ async fn a_refused_signature_silences_the_node_for_that_height_only() {
     let directory = tempfile::tempdir().expect("a directory");
     let set = validators(4);
     let disks: Vec<Disk> = (0..4).map(|number| Disk::new(number, &set)).collect();
-    // Some earlier life prevoted something else at height 5, and its log is lost.
+    let nodes = start_all(&disks, directory.path()).await;
+    disks[2].reached(2).await;
+    // As if something else had been prevoted at a height that is still far.
+    let step = (102, 0, GuardStep::Prevote);
+    disks[2].guard.remember(step, Some(BlockHash::from_bytes([66; 32])));
+    for disk in &disks {
+        disk.reached(110).await;
+    }
+    assert_eq!(disks[2].guard.contradictions(), [step]);
+    assert_eq!(nodes[2].engine.signatures_refused(), 1);
+    nodes[2].is("a vote again", |status| *status == EngineStatus::Running).await;
+    agreed(&disks);
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_log_is_gone_does_not_vote_where_it_has_signed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let set = validators(4);
+    let disks: Vec<Disk> = (0..4).map(|number| Disk::new(number, &set)).collect();
+    // An earlier life prevoted at height 5. It may have been locked; its log would say so.
     let step = (5, 0, GuardStep::Prevote);
     disks[2].guard.remember(step, Some(BlockHash::from_bytes([66; 32])));
+    let lost = Node::start(&disks[2], directory.path(), Vec::new());
+    lost.is("abstaining", |status| {
+        matches!(status, EngineStatus::Abstaining { until, damaged_log: None } if until.get() == 5)
+    })
+    .await;
+    lost.stop().await;
     let nodes = start_all(&disks, directory.path()).await;
     for disk in &disks {
         disk.reached(12).await;
     }
-    assert_eq!(disks[2].guard.contradictions(), [step]);
-    assert_eq!(nodes[2].engine.signatures_refused(), 1);
+    assert_eq!(disks[2].guard.contradictions(), [], "it did not even ask");
     nodes[2].is("a vote again", |status| *status == EngineStatus::Running).await;
     agreed(&disks);
     for node in nodes {

@@ -231,7 +231,8 @@ async fn a_node_whose_log_lost_blocks_does_not_vote_before_it_has_caught_up() {
     let first = nodes[0].client.status().await.expect("it runs").listen;
     let before = nodes[3].until("blocks", |status| status.height >= Height::new(4)).await;
     nodes[3].stop().await;
-    let path = nodes[3].home.data().join("blocks.log");
+    let segments = std::fs::read_dir(nodes[3].home.data().join("blocks")).expect("the log");
+    let path = segments.map(|entry| entry.expect("readable").path()).max().expect("a segment");
     let log = std::fs::read(&path).expect("the log");
     std::fs::write(&path, &log[..log.len() / 2]).expect("writable");
     nodes[3].configure(&config());
