@@ -52,7 +52,8 @@ pub(crate) fn genesis(network: &str, secrets: &[NodeSecrets]) -> Genesis {
         network: network.to_owned(),
         time: TimestampMs::new(1_700_000_000_000),
         rules_version: RULES_VERSION,
-        parameters: LedgerParameters::default(),
+        // Snapshots as often as the rules allow, so that every test lives through them.
+        parameters: LedgerParameters { snapshot_interval_blocks: 20, ..Default::default() },
         accounts: identities
             .iter()
             .map(|i| GenesisAccount { key: i.account_key, balance: BALANCE })

@@ -5,13 +5,13 @@ use ayni_protocol::block::{Block, Evidence};
 use ayni_protocol::codec;
 use ayni_protocol::consensus::{Vote, VoteKind};
 use ayni_protocol::host::{Refused, Standing};
-use ayni_protocol::ids::{BlockHash, ChainId, StateRoot};
+use ayni_protocol::ids::{BlockHash, ChainId, ContentHash, StateRoot};
 use ayni_protocol::keys::Namespace;
 use ayni_protocol::ledger::Rejection;
 use ayni_protocol::transaction::{Payload, SignedTransaction};
 use proptest::prelude::*;
 
-use crate::chain::{TestChain, credits};
+use crate::chain::{TestChain, credits, genesis};
 
 /// Something done to a block.
 type Change = fn(&mut Block);
@@ -171,4 +171,31 @@ proptest! {
             prop_assert!(chain.host.check(&chain.state, &block, Standing::Proposed).is_err() || other);
         }
     }
+}
+
+#[test]
+fn headers_commit_to_the_snapshot_that_was_taken_and_to_no_other() {
+    let mut genesis = genesis(4);
+    genesis.parameters.snapshot_interval_blocks = 20;
+    let mut chain = TestChain::of(genesis);
+    let (taken, forged) = (ContentHash::of(b"snapshot"), ContentHash::of(b"another"));
+    chain.steps(20);
+    assert_eq!(chain.view().clock().snapshot, Height::new(20));
+    chain.steps(7);
+    // Without the snapshot nothing is built, and nothing said about a block that names one.
+    assert_eq!(chain.try_build(), Err(Refused::NoSnapshot(Height::new(20))));
+    chain.host.snapshot_taken(Height::new(20), taken);
+    let good = chain.build();
+    assert_eq!(good.header.snapshot, Some(taken));
+    for snapshot in [None, Some(forged)] {
+        let mut bad = good.clone();
+        bad.header.snapshot = snapshot;
+        let refused = chain.host.check(&chain.state, &bad, Standing::Proposed);
+        assert_eq!(refused, Err(Refused::Header("the snapshot")), "{snapshot:?}");
+    }
+    // A node that has none believes what was decided, and goes on.
+    chain.host.snapshot_taken(Height::new(1), forged);
+    chain.decide(&good).expect("decided by the others");
+    chain.steps(3);
+    assert_eq!(chain.build().header.snapshot, None);
 }

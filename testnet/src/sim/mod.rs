@@ -19,12 +19,10 @@
 //! the memory of proposals, the recovery order at a start, abstention, the engine's context.
 //!
 //! **Where the mirror is ahead of the daemon**, because the simulator broke what the daemon does:
-//! - the bytes of a synced block are stored before the engine hears of it. Else a crash between its
-//!   log and the decision leaves an engine that decides a block whose bytes nobody has;
-//! - the engine's log is synced before the signer guard is asked. Else a crash between guard and
-//!   log leads to another vote, a refusal, and a node that is silent for the height; two such halt
-//!   four validators for ever (`--sign-order guard-first` does it the daemon's way; fewer than one
-//!   seed of a hundred shows it).
+//! the engine's log is synced before the signer guard is asked. Else a crash between guard and log
+//! leads to another vote, a refusal, and a node that is silent for the height; two such halt four
+//! validators for ever (`--sign-order guard-first` does it the daemon's way, and shows this in
+//! about one seed of a hundred).
 //!
 //! **Modelled**: the engine's write-ahead log (entries, and how far they are synced), the state
 //! index on sled (a crash takes it back to its last flush), fetching of blocks (asks one peer at a
