@@ -2,13 +2,18 @@
 //!
 //! Signed are the canonical bytes of `protocol::consensus` types in their namespace, so whoever
 //! knows the protocol can check what the engine made. Before each vote and proposal the signer
-//! asks a [`VoteGuard`], which remembers on disk what was signed.
+//! syncs the engine's log and then asks a [`VoteGuard`], which remembers on disk what was signed.
+//!
+//! **Invariant.** What led to a signature is durable before the guard knows of the signature. The
+//! other way round, a crash between the two leaves a node whose log leads it to another vote: the
+//! guard refuses it and the node is silent for the height, and two such in four halt the chain.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use malachite_core_types::{SignedMessage, ValidatorProof, VoteExtensionScope};
+use malachite_engine::wal::{Msg as LogMessage, WalRef};
 use malachite_signing::{Error, Signer, VerificationResult, Verifier};
 use protocol::amount::Height;
 use protocol::codec;
@@ -67,8 +72,34 @@ enum Refused {
     Contradiction { height: Height, round: u32, step: GuardStep },
     #[error(transparent)]
     Guard(#[from] GuardError),
+    #[error("the consensus log cannot be synced: {0}")]
+    Log(String),
     #[error("the signing thread failed: {0}")]
     Thread(String),
+}
+
+/// The engine's log, which the engine opens by itself and after the signer is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EngineLog(Arc<OnceLock<WalRef<AyniContext>>>);
+
+impl EngineLog {
+    /// Tells of the log; to be called before the engine starts a height.
+    pub(crate) fn set(&self, log: WalRef<AyniContext>) {
+        // A second one would be another engine's, which has a signer of its own.
+        let _ = self.0.set(log);
+    }
+
+    async fn sync(&self) -> Result<(), Refused> {
+        let log = self.0.get().ok_or_else(|| Refused::Log("it is not open".to_owned()))?;
+        let answered = log.call(LogMessage::Flush, None).await;
+        match answered {
+            Ok(ractor::rpc::CallResult::Success(synced)) => {
+                synced.map_err(|error| Refused::Log(error.to_string()))
+            }
+            Ok(_) => Err(Refused::Log("it was closed".to_owned())),
+            Err(error) => Err(Refused::Log(error.to_string())),
+        }
+    }
 }
 
 /// Signs with the consensus key what the guard allows.
@@ -80,6 +111,7 @@ enum Refused {
 pub(crate) struct GuardedSigner {
     pub(crate) chain: ChainId,
     pub(crate) key: SecretKey,
+    pub(crate) log: EngineLog,
     pub(crate) guard: Arc<dyn VoteGuard>,
     pub(crate) refusals: watch::Sender<Option<Height>>,
     pub(crate) refused: Arc<AtomicU64>,
@@ -93,19 +125,28 @@ impl GuardedSigner {
         step: GuardStep,
         value: Option<BlockHash>,
     ) -> Result<(), Error> {
-        let guard = Arc::clone(&self.guard);
-        let asked =
-            tokio::task::spawn_blocking(move || guard.allow(height, round, step, value)).await;
-        let refused = match asked {
-            Ok(Ok(true)) => return Ok(()),
-            Ok(Ok(false)) => Refused::Contradiction { height, round, step },
-            Ok(Err(error)) => Refused::Guard(error),
-            Err(error) => Refused::Thread(error.to_string()),
-        };
+        let Err(refused) = self.record(height, round, step, value).await else { return Ok(()) };
         self.refused.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%height, round, ?step, error = %refused, "refusing to sign");
         self.refusals.send_replace(Some(height));
         Err(Error::from_source(Box::new(refused) as Box<dyn std::error::Error + Send + Sync>))
+    }
+
+    async fn record(
+        &self,
+        height: Height,
+        round: u32,
+        step: GuardStep,
+        value: Option<BlockHash>,
+    ) -> Result<(), Refused> {
+        self.log.sync().await?;
+        let guard = Arc::clone(&self.guard);
+        let asked =
+            tokio::task::spawn_blocking(move || guard.allow(height, round, step, value)).await;
+        match asked.map_err(|error| Refused::Thread(error.to_string()))?? {
+            true => Ok(()),
+            false => Err(Refused::Contradiction { height, round, step }),
+        }
     }
 
     fn sign<T: codec::Canonical>(&self, namespace: Namespace, value: &T) -> Signature {
@@ -213,5 +254,122 @@ impl Verifier<AyniContext> for StrictVerifier {
         _: &ValidatorProof<AyniContext>,
     ) -> Result<VerificationResult, Error> {
         Ok(VerificationResult::Invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use protocol::consensus;
+    use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+    use super::*;
+
+    type Order = Arc<Mutex<Vec<&'static str>>>;
+
+    /// A log that notes when it is synced, and may fail to.
+    struct NotingLog {
+        order: Order,
+        is_full: bool,
+    }
+
+    #[async_trait]
+    impl Actor for NotingLog {
+        type Msg = LogMessage<AyniContext>;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<Self::Msg>,
+            (): (),
+        ) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<Self::Msg>,
+            message: Self::Msg,
+            (): &mut (),
+        ) -> Result<(), ActorProcessingErr> {
+            if let LogMessage::Flush(reply) = message {
+                self.order.lock().expect("no panic").push("log");
+                let answer = if self.is_full { Err(eyre::eyre!("disk full")) } else { Ok(()) };
+                reply.send(answer)?;
+            }
+            Ok(())
+        }
+    }
+
+    struct NotingGuard(Order);
+
+    impl VoteGuard for NotingGuard {
+        fn allow(
+            &self,
+            _: Height,
+            _: u32,
+            _: GuardStep,
+            value: Option<BlockHash>,
+        ) -> Result<bool, GuardError> {
+            self.0.lock().expect("no panic").push("guard");
+            Ok(value.is_none())
+        }
+
+        fn highest(&self) -> Option<Height> {
+            None
+        }
+    }
+
+    fn vote(block: Option<BlockHash>) -> Vote {
+        Vote::new(consensus::Vote {
+            height: Height::new(1),
+            round: 0,
+            kind: VoteKind::Prevote,
+            block,
+            validator: SecretKey::from_seed(&[3; 32]).public().validator_id(),
+        })
+    }
+
+    async fn signer(log: Option<bool>) -> (GuardedSigner, Order) {
+        let order = Order::default();
+        let signer = GuardedSigner {
+            chain: ChainId::from_bytes([1; 32]),
+            key: SecretKey::from_seed(&[3; 32]),
+            log: EngineLog::default(),
+            guard: Arc::new(NotingGuard(Arc::clone(&order))),
+            refusals: watch::Sender::new(None),
+            refused: Arc::default(),
+        };
+        if let Some(is_full) = log {
+            let actor = NotingLog { order: Arc::clone(&order), is_full };
+            let (log, _) = Actor::spawn(None, actor, ()).await.expect("spawns");
+            signer.log.set(log);
+        }
+        (signer, order)
+    }
+
+    #[tokio::test]
+    async fn the_log_is_synced_before_the_guard_is_asked() {
+        let (signer, order) = signer(Some(false)).await;
+        signer.sign_vote(vote(None)).await.expect("signs");
+        assert_eq!(*order.lock().expect("no panic"), ["log", "guard"]);
+        assert_eq!(signer.refused.load(Ordering::Relaxed), 0);
+
+        let other = vote(Some(BlockHash::from_bytes([9; 32])));
+        signer.sign_vote(other).await.expect_err("the guard refuses");
+        assert_eq!(*signer.refusals.borrow(), Some(Height::new(1)));
+    }
+
+    #[tokio::test]
+    async fn without_a_synced_log_nothing_is_signed_and_the_guard_is_not_asked() {
+        for log in [None, Some(true)] {
+            let (signer, order) = signer(log).await;
+            signer.sign_vote(vote(None)).await.expect_err("refuses");
+            assert!(!order.lock().expect("no panic").contains(&"guard"));
+            assert_eq!(*signer.refusals.borrow(), Some(Height::new(1)));
+            assert_eq!(signer.refused.load(Ordering::Relaxed), 1);
+        }
     }
 }

@@ -21,6 +21,7 @@ use malachite_app_channel::{
 };
 use malachite_config::{ConsensusConfig, ValueSyncConfig};
 use malachite_core_types::LinearTimeouts;
+use malachite_engine::wal::{Msg as LogMessage, WalRef};
 use protocol::amount::Height;
 use protocol::ids::{ChainId, ValidatorId};
 use protocol::keys::SecretKey;
@@ -36,7 +37,7 @@ use super::codec::{EngineCodec, SYNC_BATCH_MAX};
 use super::context::{Address, AyniContext};
 use super::network_actor;
 use super::proposals::Proposals;
-use super::signing::{GuardedSigner, StrictVerifier, VoteGuard};
+use super::signing::{EngineLog, GuardedSigner, StrictVerifier, VoteGuard};
 use super::wal::{self, WalState};
 use crate::network::NetworkHandle;
 
@@ -377,22 +378,35 @@ impl Supervisor {
                 }
             }
         });
+        let log = EngineLog::default();
         let built = EngineBuilder::new(AyniContext, self.node_config(may_vote))
             .with_default_wal(WalContext::new(self.config.wal.clone(), EngineCodec))
             .with_custom_network(actor, network)
             .with_default_sync(SyncContext::new(EngineCodec))
-            .with_default_consensus(self.consensus(may_vote, verifier))
+            .with_default_consensus(self.consensus(may_vote, verifier, &log))
             .with_default_request(RequestContext::new(16))
             .build();
-        Box::pin(built).await.map_err(|error| failed(&error))
+        let (channels, handle) = Box::pin(built).await.map_err(|error| failed(&error))?;
+        let Some(opened) = log_of(&handle) else {
+            stop(handle, false).await;
+            return Err(failed(&"it has no log"));
+        };
+        log.set(opened);
+        Ok((channels, handle))
     }
 
-    fn consensus(&self, may_vote: bool, verifier: StrictVerifier) -> ConsensusContext<AyniContext> {
+    fn consensus(
+        &self,
+        may_vote: bool,
+        verifier: StrictVerifier,
+        log: &EngineLog,
+    ) -> ConsensusContext<AyniContext> {
         match &self.config.key {
             Some(key) if may_vote => {
                 let signer = GuardedSigner {
                     chain: self.config.chain,
                     key: key.clone(),
+                    log: log.clone(),
                     guard: Arc::clone(&self.guard),
                     refusals: self.refusals.clone(),
                     refused: Arc::clone(&self.refused),
@@ -423,6 +437,15 @@ impl Supervisor {
             },
         }
     }
+}
+
+/// The log that the engine opened: the one of its actors that takes a log's messages.
+fn log_of(handle: &EngineHandle) -> Option<WalRef<AyniContext>> {
+    let actors = handle.actor.get_cell().get_children();
+    let log = actors
+        .into_iter()
+        .find(|actor| actor.is_message_type_of::<LogMessage<AyniContext>>() == Some(true))?;
+    Some(WalRef::from(log))
 }
 
 /// Stops all actors and waits for them; true when the engine's own supervisor was hanging on

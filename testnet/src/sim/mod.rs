@@ -18,11 +18,10 @@
 //! differ from it: the consensus actor's handling of effects, the loop between engine and host,
 //! the memory of proposals, the recovery order at a start, abstention, the engine's context.
 //!
-//! **Where the mirror is ahead of the daemon**, because the simulator broke what the daemon does:
-//! the engine's log is synced before the signer guard is asked. Else a crash between guard and log
-//! leads to another vote, a refusal, and a node that is silent for the height; two such halt four
-//! validators for ever (`--sign-order guard-first` does it the daemon's way, and shows this in
-//! about one seed of a hundred).
+//! **Why the log comes before the guard**: the signer syncs the engine's log and then asks the
+//! signer guard. The other way round, a crash between guard and log leads to another vote, a
+//! refusal, and a node that is silent for the height; two such halt four validators for ever
+//! (`--sign-order guard-first` shows this in about one seed of a hundred).
 //!
 //! **Modelled**: the engine's write-ahead log (entries, and how far they are synced), the state
 //! index on sled (a crash takes it back to its last flush), fetching of blocks (asks one peer at a
