@@ -1,14 +1,20 @@
 //! Blocks and their headers.
 
+mod bound;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::{Height, TimestampMs};
 use crate::codec::{self, Canonical};
 use crate::consensus::{CommitCertificate, Proposal, Vote, list_root};
-use crate::ids::{Beacon, BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
+use crate::ids::{
+    Beacon, BlockHash, ChainId, ContentHash, StateRoot, TransactionHash, ValidatorId,
+};
 use crate::keys::Signature;
 use crate::limits;
 use crate::transaction::SignedTransaction;
+
+pub use bound::{BoundBlock, Unbound};
 
 /// What validators agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +111,13 @@ impl Canonical for Block {
 impl Block {
     /// Root over transactions and evidence, in order.
     pub fn contents_root(transactions: &[SignedTransaction], evidence: &[Evidence]) -> ContentHash {
-        let mut hashes: Vec<[u8; 32]> = transactions.iter().map(|t| *t.hash().as_bytes()).collect();
+        let hashes: Vec<_> = transactions.iter().map(SignedTransaction::hash).collect();
+        Self::root_of(&hashes, evidence)
+    }
+
+    /// The same over the transactions' hashes.
+    fn root_of(transactions: &[TransactionHash], evidence: &[Evidence]) -> ContentHash {
+        let mut hashes: Vec<[u8; 32]> = transactions.iter().map(|t| *t.as_bytes()).collect();
         hashes.extend(evidence.iter().map(|e| *codec::hash(e).as_bytes()));
         list_root("ayni 2026 block contents v1", &hashes)
     }

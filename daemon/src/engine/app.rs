@@ -23,7 +23,7 @@ use malachite_core_types::{
 use malachite_engine::host::{Next, SyncedValueOutcome};
 use malachite_sync::RawDecidedValue;
 use protocol::amount::Height as BlockHeight;
-use protocol::block::{Block, DecidedBlock};
+use protocol::block::{BoundBlock, DecidedBlock};
 use protocol::codec;
 use protocol::consensus::{BodyOffer, ProposalBody};
 use protocol::ids::{BlockHash, ChainId, ValidatorId};
@@ -35,7 +35,7 @@ use super::application::{Application, ApplicationError, BlockVerdict, BuildReque
 use super::certificate::{to_evidence, to_extended, to_protocol_certificate};
 use super::codec::{SYNC_BATCH_MAX, stream_message};
 use super::context::{Address, AyniContext, Height, Part, ValidatorSet, Value, defined};
-use super::proposals::{self, Judged, Place, Proposals};
+use super::proposals::{Judged, Place, Proposals};
 use crate::network::wire::SYNC_RESPONSE_BYTES_MAX;
 
 /// Why the loop ended.
@@ -61,7 +61,7 @@ pub(super) enum LoopEnd {
 /// The round under which the body of a synced block is stored: one that is never played.
 pub const SYNCED_ROUND: u32 = u32::MAX;
 
-type Building = Pin<Box<dyn Future<Output = Result<Option<Block>, ApplicationError>> + Send>>;
+type Building = Pin<Box<dyn Future<Output = Result<Option<BoundBlock>, ApplicationError>> + Send>>;
 
 struct Build {
     height: BlockHeight,
@@ -141,7 +141,7 @@ impl AppLoop {
             }
             AppMsg::ReceivedProposalPart { part, reply, .. } => {
                 let value = match part.content.into_data() {
-                    Some(Part(body)) => self.received(body).await?,
+                    Some(part) => self.received(part).await?,
                     None => None,
                 };
                 let _ = reply.send(value);
@@ -201,13 +201,13 @@ impl AppLoop {
             .await?
             .ok_or(LoopError::Contract("no validators for the next height"))?;
         if self.proposals.height() != height {
-            let mut bodies = self.application.stored_bodies(height).await?;
-            bodies.extend(self.proposals.start(height));
-            for body in bodies {
-                if body.verify(&self.chain, validators.inner()).is_ok()
-                    && self.proposals.place(&body) == Place::Current
+            let stored = self.application.stored_bodies(height).await?;
+            let early = self.proposals.start(height);
+            for part in stored.into_iter().map(Part::new).chain(early) {
+                if part.body.verify(&self.chain, validators.inner()).is_ok()
+                    && self.proposals.place(&part.body) == Place::Current
                 {
-                    self.judge(body).await?;
+                    self.judge(part).await?;
                 }
             }
         }
@@ -275,18 +275,18 @@ impl AppLoop {
         Ok(Some(Build { height, round: number, reply, future }))
     }
 
-    async fn built(&mut self, build: Build, block: Option<Block>) -> Result<(), LoopError> {
+    async fn built(&mut self, build: Build, block: Option<BoundBlock>) -> Result<(), LoopError> {
         let Some(block) = block else {
             tracing::warn!(height = %build.height, round = build.round, "building took too long");
             return Ok(());
         };
-        if build.height != self.proposals.height() || block.header.height != build.height {
+        if build.height != self.proposals.height() || block.header().height != build.height {
             return Ok(());
         }
-        let hash = block.header.hash();
-        let bytes = codec::encode_checked(&block)
+        let hash = block.hash();
+        let bytes = codec::encode_checked(block.block())
             .map_err(|error| ApplicationError(format!("built a block that is refused: {error}")))?;
-        let body = self.offer(build.height, build.round, hash, bytes).await?;
+        let body = self.offer(build.height, build.round, bytes, Arc::new(block)).await?;
         self.publish(body).await;
         let value =
             LocallyProposedValue::new(Height(build.height), Round::new(build.round), Value(hash));
@@ -299,18 +299,18 @@ impl AppLoop {
         &mut self,
         height: BlockHeight,
         round: u32,
-        block: BlockHash,
         bytes: Vec<u8>,
+        block: Arc<BoundBlock>,
     ) -> Result<ProposalBody, LoopError> {
         let Some(key) = &self.key else {
             return Err(LoopError::Contract("asked to propose without a key"));
         };
-        let offer = BodyOffer { height, round, block };
+        let offer = BodyOffer { height, round, block: block.hash() };
         let signature = key.sign(Namespace::ProposalPart, &self.chain, &codec::encode(&offer));
         let proposer = key.public().validator_id();
         let body = ProposalBody { offer, proposer, block: bytes, signature };
         self.application.store_body(&body).await?;
-        self.proposals.keep(Judged { body: body.clone(), is_valid: true });
+        self.proposals.keep(Judged { body: body.clone(), block, is_valid: true });
         Ok(body)
     }
 
@@ -323,9 +323,10 @@ impl AppLoop {
     /// A body from the network: verify, place, judge.
     async fn received(
         &mut self,
-        body: ProposalBody,
+        part: Part,
     ) -> Result<Option<ProposedValue<AyniContext>>, LoopError> {
-        let place = self.proposals.place(&body);
+        let body = &part.body;
+        let place = self.proposals.place(body);
         if place == Place::Nowhere {
             return Ok(None);
         }
@@ -337,9 +338,9 @@ impl AppLoop {
             return Ok(None);
         }
         match place {
-            Place::Current => self.judge(body).await,
+            Place::Current => self.judge(part).await,
             Place::Early => {
-                self.proposals.keep_early(body);
+                self.proposals.keep_early(part);
                 Ok(None)
             }
             Place::Nowhere => Ok(None),
@@ -347,16 +348,18 @@ impl AppLoop {
     }
 
     /// Judges a body of the current height whose signature is verified.
-    async fn judge(
-        &mut self,
-        body: ProposalBody,
-    ) -> Result<Option<ProposedValue<AyniContext>>, LoopError> {
-        let Some(block) = proposals::open(&body.block, &body.offer.block) else {
+    async fn judge(&mut self, part: Part) -> Result<Option<ProposedValue<AyniContext>>, LoopError> {
+        let Part { body, block } = part;
+        let known = block.filter(|block| block.hash() == body.offer.block);
+        let block = match known
+            .or_else(|| BoundBlock::open(&body.block, &body.offer.block).map(Arc::new))
+        {
+            Some(block) => block,
             // Not the bytes of the block that was offered: says nothing about that block.
-            return Ok(None);
+            None => return Ok(None),
         };
-        let is_fitting =
-            block.header.height == body.offer.height && block.header.chain == self.chain;
+        let header = block.header();
+        let is_fitting = header.height == body.offer.height && header.chain == self.chain;
         let offered = Offered::By(body.proposer);
         let is_valid =
             is_fitting && self.application.check(&block, offered).await? == BlockVerdict::Valid;
@@ -365,7 +368,7 @@ impl AppLoop {
         } else {
             tracing::warn!(offer = ?body.offer, "proposed block is invalid");
         }
-        let judged = Judged { body, is_valid };
+        let judged = Judged { body, block, is_valid };
         let value = proposed(&judged);
         self.proposals.keep(judged);
         Ok(Some(value))
@@ -379,21 +382,29 @@ impl AppLoop {
         let hash = certificate.block;
         let was_judged = self.proposals.since_round(0).any(|j| j.body.offer.block == hash);
         self.is_catching_up = !was_judged && self.proposals.is_synced(&hash);
-        let bytes = match self.proposals.bytes(&hash) {
-            Some(bytes) => bytes.to_vec(),
-            None => {
-                let stored = self.application.stored_bodies(certificate.height).await?;
-                stored
-                    .into_iter()
-                    .find(|body| body.offer.block == hash)
-                    .map(|body| body.block)
-                    .ok_or(LoopError::Contract("decided a block that was never seen"))?
-            }
+        let (bytes, block) = match self.proposals.block(&hash) {
+            Some((bytes, block)) => (bytes.to_vec(), Arc::clone(block)),
+            None => self.stored(certificate.height, &hash).await?,
         };
-        let block = proposals::open(&bytes, &hash)
-            .ok_or(LoopError::Contract("decided a block that does not decode"))?;
         self.application.commit(DecidedBlock { block: bytes, certificate }, block).await?;
         Ok(())
+    }
+
+    /// A block of which only the stored body is left.
+    async fn stored(
+        &self,
+        height: BlockHeight,
+        hash: &BlockHash,
+    ) -> Result<(Vec<u8>, Arc<BoundBlock>), LoopError> {
+        let stored = self.application.stored_bodies(height).await?;
+        let bytes = stored
+            .into_iter()
+            .find(|body| body.offer.block == *hash)
+            .map(|body| body.block)
+            .ok_or(LoopError::Contract("decided a block that was never seen"))?;
+        let block = BoundBlock::open(&bytes, hash)
+            .ok_or(LoopError::Contract("decided a block that does not decode"))?;
+        Ok((bytes, Arc::new(block)))
     }
 
     /// Offers a block again: as it was, or, when it is ours to propose in a later round, anew.
@@ -412,9 +423,10 @@ impl AppLoop {
             return Ok(());
         }
         let is_ours = self.key.as_ref().is_some_and(|key| key.public().validator_id() == proposer);
-        let bytes = self.proposals.bytes(&block).map(<[u8]>::to_vec);
-        if let (true, Some(bytes)) = (is_ours, bytes) {
-            let body = self.offer(height, round, block, bytes).await?;
+        let known = self.proposals.block(&block);
+        let known = known.map(|(bytes, block)| (bytes.to_vec(), Arc::clone(block)));
+        if let (true, Some((bytes, block))) = (is_ours, known) {
+            let body = self.offer(height, round, bytes, block).await?;
             self.publish(body).await;
         }
         Ok(())
@@ -431,14 +443,11 @@ impl AppLoop {
         if height.0 != self.proposals.height() {
             return Ok(SyncedValueOutcome::LocalTransientError);
         }
-        let Ok(block) = codec::decode::<Block>(bytes) else {
+        let Ok(block) = BoundBlock::parse(bytes).map(Arc::new) else {
             return Ok(SyncedValueOutcome::PeerFault);
         };
-        let hash = block.header.hash();
-        let Some(block) = proposals::open(bytes, &hash) else {
-            return Ok(SyncedValueOutcome::PeerFault);
-        };
-        if block.header.height != height.0 || block.header.chain != self.chain {
+        let hash = block.hash();
+        if block.header().height != height.0 || block.header().chain != self.chain {
             return Ok(SyncedValueOutcome::PeerFault);
         }
         let verdict = self.application.check(&block, Offered::Decided).await?;
@@ -453,7 +462,7 @@ impl AppLoop {
                 ProposalBody { offer, proposer: proposer.0, block: bytes.to_vec(), signature };
             self.application.store_body(&body).await?;
         }
-        self.proposals.keep_synced(hash, bytes.to_vec());
+        self.proposals.keep_synced(bytes.to_vec(), block);
         Ok(SyncedValueOutcome::Verdict(ProposedValue {
             height,
             round,

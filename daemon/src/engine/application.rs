@@ -1,10 +1,11 @@
 //! What the engine needs from the node: the ledger behind consensus.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::amount::Height;
-use protocol::block::{Block, DecidedBlock, Evidence};
+use protocol::block::{BoundBlock, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
 use protocol::ids::ValidatorId;
 use thiserror::Error;
@@ -66,14 +67,14 @@ pub trait Application: Send + Sync + 'static {
     /// before the block is proposed, and never asks twice for one (height, round) that it stored.
     ///
     /// Must stop soon when the future is dropped; it is dropped when the height is decided.
-    async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError>;
+    async fn build(&self, request: BuildRequest) -> Result<BoundBlock, ApplicationError>;
 
     /// Checks a block for `height`, which is the tip's successor. The signature of the proposer
     /// over the body and the header's hash, chain and height are already checked. The header's
     /// proposer may differ from the one who offers it: a block is offered again in later rounds.
     async fn check(
         &self,
-        block: &Block,
+        block: &Arc<BoundBlock>,
         offered: Offered,
     ) -> Result<BlockVerdict, ApplicationError>;
 
@@ -86,7 +87,11 @@ pub trait Application: Send + Sync + 'static {
 
     /// Commits a decided block: returns after block and certificate are durable, and then
     /// [`Self::tip`] is its height. `block` is the decoded form of `decided.block`.
-    async fn commit(&self, decided: DecidedBlock, block: Block) -> Result<(), ApplicationError>;
+    async fn commit(
+        &self,
+        decided: DecidedBlock,
+        block: Arc<BoundBlock>,
+    ) -> Result<(), ApplicationError>;
 
     /// Evidence of double votes that this node saw. May be kept for a later block; evidence is
     /// local to a node and must be verified again by everybody who applies it.

@@ -249,7 +249,7 @@ impl WireRound {
 /// one proposer are two streams.
 pub(crate) fn stream_message(body: ProposalBody) -> StreamMessage<Part> {
     let id = StreamId::new(codec::encode(&body.offer).into());
-    StreamMessage::new(id, 0, StreamContent::Data(Part(body)))
+    StreamMessage::new(id, 0, StreamContent::Data(Part::new(body)))
 }
 
 impl Codec<Part> for EngineCodec {
@@ -258,11 +258,11 @@ impl Codec<Part> for EngineCodec {
     fn decode(&self, input: Bytes) -> Outcome<Part> {
         let body: ProposalBody = codec::decode(&input)?;
         round(body.offer.round)?;
-        Ok(Part(body))
+        Ok(Part::new(body))
     }
 
     fn encode(&self, part: &Part) -> Outcome<Bytes> {
-        bytes(&part.0)
+        bytes(&part.body)
     }
 }
 
@@ -271,7 +271,7 @@ impl Codec<StreamMessage<Part>> for EngineCodec {
 
     fn decode(&self, input: Bytes) -> Outcome<StreamMessage<Part>> {
         let part: Part = self.decode(input)?;
-        Ok(stream_message(part.0))
+        Ok(stream_message(part.body))
     }
 
     fn encode(&self, message: &StreamMessage<Part>) -> Outcome<Bytes> {

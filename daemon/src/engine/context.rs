@@ -5,10 +5,12 @@
 //! values all speak of the same 32 bytes, and a block travels as one proposal part.
 
 use std::fmt;
+use std::sync::Arc;
 
 use malachite_core_types as core;
 use malachite_core_types::{LinearTimeouts, NilOrVal, Round};
 use protocol::amount::Height as BlockHeight;
+use protocol::block::BoundBlock;
 use protocol::consensus::{self, ProposalBody, VoteKind};
 use protocol::ids::{BlockHash, ValidatorId};
 use protocol::keys::{KeyError, PublicKey, SecretKey};
@@ -183,7 +185,19 @@ impl core::Value for Value {
 
 /// A block body: the only part of its proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part(pub ProposalBody);
+pub struct Part {
+    /// The body as it was offered.
+    pub body: ProposalBody,
+    /// Its block, once somebody has parsed it: parsing costs more than the rest.
+    pub block: Option<Arc<BoundBlock>>,
+}
+
+impl Part {
+    /// A body whose block has not been parsed.
+    pub const fn new(body: ProposalBody) -> Self {
+        Self { body, block: None }
+    }
+}
 
 impl core::ProposalPart<AyniContext> for Part {
     fn is_first(&self) -> bool {

@@ -4,18 +4,20 @@
 //! or forged is rejected; what comes from somebody who is not a validator now (but may be one at
 //! another height) is dropped without blame, since a node that is behind syncs values anyway.
 
-use malachite_app::streaming::StreamMessage;
+use std::sync::Arc;
+
+use malachite_app::streaming::{StreamContent, StreamMessage};
 use malachite_codec::Codec;
 use malachite_core_consensus::{LivenessMsg, SignedConsensusMsg};
 use malachite_core_types::{SignedMessage, Validator as _, ValidatorSet as _};
 use malachite_engine::network::{NetworkEvent, Status};
+use protocol::block::BoundBlock;
 use protocol::codec;
 use protocol::keys::Namespace;
 
 use super::codec::EngineCodec;
 use super::context::{AyniContext, Part, ValidatorSet, Vote};
 use super::network_actor::to_engine_peer;
-use super::proposals;
 use super::signing::StrictVerifier;
 use crate::network::{Acceptance, GossipMessage, Topic};
 
@@ -94,11 +96,11 @@ pub(super) fn check(
             Err(_) => Checked::Drop(Acceptance::Reject),
         },
         Topic::Parts => {
-            let part: StreamMessage<Part> = match EngineCodec.decode(bytes) {
+            let mut part: StreamMessage<Part> = match EngineCodec.decode(bytes) {
                 Ok(part) => part,
                 Err(_) => return Checked::Drop(Acceptance::Reject),
             };
-            let acceptance = check_part(verifier, validators, &part);
+            let acceptance = check_part(verifier, validators, &mut part);
             let publisher = to_engine_peer(&message.source);
             deliver(acceptance, || NetworkEvent::ProposalPart(from, publisher, part))
         }
@@ -143,25 +145,26 @@ fn check_vote(
 fn check_part(
     verifier: StrictVerifier,
     validators: Option<&ValidatorSet>,
-    part: &StreamMessage<Part>,
+    part: &mut StreamMessage<Part>,
 ) -> Acceptance {
-    let Some(Part(body)) = part.content.as_data() else {
+    let StreamContent::Data(Part { body, block }) = &mut part.content else {
         return Acceptance::Reject;
     };
     let who = super::context::Address(body.proposer);
     match validators.and_then(|set| set.get_by_address(&who)) {
         None => Acceptance::Ignore,
-        Some(proposer) => accept_if(
-            proposals::open(&body.block, &body.offer.block).is_some()
-                && proposer
-                    .public_key()
-                    .verify(
-                        Namespace::ProposalPart,
-                        &verifier.chain,
-                        &codec::encode(&body.offer),
-                        &body.signature,
-                    )
-                    .is_ok(),
-        ),
+        Some(proposer) => {
+            let offer = codec::encode(&body.offer);
+            let signed = proposer.public_key().verify(
+                Namespace::ProposalPart,
+                &verifier.chain,
+                &offer,
+                &body.signature,
+            );
+            if signed.is_ok() {
+                *block = BoundBlock::open(&body.block, &body.offer.block).map(Arc::new);
+            }
+            accept_if(block.is_some())
+        }
     }
 }

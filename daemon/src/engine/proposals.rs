@@ -5,12 +5,15 @@
 //! at most two blocks a round. The durable copy is the application's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use protocol::amount::Height;
-use protocol::block::Block;
-use protocol::consensus::{CommitCertificate, ProposalBody};
-use protocol::ids::{BlockHash, ContentHash, ValidatorId};
+use protocol::block::BoundBlock;
+use protocol::consensus::ProposalBody;
+use protocol::ids::{BlockHash, ValidatorId};
 use protocol::limits;
+
+use super::context::Part;
 
 /// Synced blocks kept for the current height: sync verifies one certificate at a time.
 const SYNCED_MAX: usize = 2;
@@ -24,7 +27,15 @@ const ROUNDS_KEPT: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) body: ProposalBody,
+    pub(super) block: Arc<BoundBlock>,
     pub(super) is_valid: bool,
+}
+
+/// A block that came by sync.
+#[derive(Clone, Debug)]
+struct Synced {
+    bytes: Vec<u8>,
+    block: Arc<BoundBlock>,
 }
 
 /// Bodies of the height in progress and early ones of the next.
@@ -33,8 +44,8 @@ pub(super) struct Proposals {
     height: Height,
     round: u32,
     judged: BTreeMap<u32, Vec<Judged>>,
-    synced: Vec<(BlockHash, Vec<u8>)>,
-    early: Vec<ProposalBody>,
+    synced: Vec<Synced>,
+    early: Vec<Part>,
 }
 
 /// Where a body belongs.
@@ -50,7 +61,7 @@ pub(super) enum Place {
 
 impl Proposals {
     /// Starts a height; returns the early bodies that now can be judged.
-    pub(super) fn start(&mut self, height: Height) -> Vec<ProposalBody> {
+    pub(super) fn start(&mut self, height: Height) -> Vec<Part> {
         if height == self.height {
             return Vec::new();
         }
@@ -59,7 +70,7 @@ impl Proposals {
         self.judged.clear();
         self.synced.clear();
         let early = std::mem::take(&mut self.early);
-        early.into_iter().filter(|body| body.offer.height == height).collect()
+        early.into_iter().filter(|part| part.body.offer.height == height).collect()
     }
 
     /// A round of the current height began.
@@ -85,8 +96,9 @@ impl Proposals {
                 return Place::Current;
             }
         } else if offer.height == self.height.plus(1) {
-            let same_round = self.early.iter().filter(|early| early.offer.round == offer.round);
-            let is_known = self.early.iter().any(|early| early.offer == *offer);
+            let same_round =
+                self.early.iter().filter(|early| early.body.offer.round == offer.round);
+            let is_known = self.early.iter().any(|early| early.body.offer == *offer);
             if offer.round <= limits::ROUNDS_AHEAD_MAX
                 && !is_known
                 && self.early.len() < EARLY_MAX
@@ -99,8 +111,8 @@ impl Proposals {
     }
 
     /// Keeps a body for the next height.
-    pub(super) fn keep_early(&mut self, body: ProposalBody) {
-        self.early.push(body);
+    pub(super) fn keep_early(&mut self, part: Part) {
+        self.early.push(part);
     }
 
     /// Keeps a judged body of the current height.
@@ -137,55 +149,38 @@ impl Proposals {
     }
 
     /// Keeps the bytes of a synced block.
-    pub(super) fn keep_synced(&mut self, hash: BlockHash, bytes: Vec<u8>) {
-        if self.synced.iter().any(|(known, _)| *known == hash) {
+    pub(super) fn keep_synced(&mut self, bytes: Vec<u8>, block: Arc<BoundBlock>) {
+        if self.is_synced(&block.hash()) {
             return;
         }
         if self.synced.len() >= SYNCED_MAX {
             self.synced.remove(0);
         }
-        self.synced.push((hash, bytes));
+        self.synced.push(Synced { bytes, block });
     }
 
     /// Whether the block came by sync.
     pub(super) fn is_synced(&self, hash: &BlockHash) -> bool {
-        self.synced.iter().any(|(known, _)| known == hash)
+        self.synced.iter().any(|synced| synced.block.hash() == *hash)
     }
 
-    /// The bytes of a block of the current height, however it came.
-    pub(super) fn bytes(&self, hash: &BlockHash) -> Option<&[u8]> {
+    /// A block of the current height and its bytes, however it came.
+    pub(super) fn block(&self, hash: &BlockHash) -> Option<(&[u8], &Arc<BoundBlock>)> {
         let judged = self.judged.values().flatten();
+        let synced = self.synced.iter().map(|synced| (synced.bytes.as_slice(), &synced.block));
         judged
-            .filter(|judged| judged.body.offer.block == *hash)
-            .map(|judged| judged.body.block.as_slice())
-            .next()
-            .or_else(|| {
-                self.synced.iter().find(|(known, _)| known == hash).map(|(_, b)| b.as_slice())
-            })
+            .map(|judged| (judged.body.block.as_slice(), &judged.block))
+            .chain(synced)
+            .find(|(_, block)| block.hash() == *hash)
     }
-}
-
-/// Decodes a block and checks that its bytes are the only ones its header stands for: contents
-/// and parent certificate hash to what the header says. Without this a relay could put other
-/// transactions under an honest proposer's signature and have an honest block judged invalid.
-pub(super) fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
-    let block: Block = protocol::codec::decode(bytes).ok()?;
-    let header = &block.header;
-    let certificate =
-        block.parent_certificate.as_ref().map_or(ContentHash::default(), CommitCertificate::hash);
-    let is_bound = header.hash() == *hash
-        && header.transactions == Block::contents_root(&block.transactions, &block.evidence)
-        && header.parent_certificate == certificate;
-    is_bound.then_some(block)
 }
 
 #[cfg(test)]
 mod tests {
     use protocol::amount::TimestampMs;
-    use protocol::block::{Evidence, Header};
-    use protocol::codec;
-    use protocol::consensus::{BodyOffer, Vote, VoteKind};
-    use protocol::ids::{Beacon, ChainId, StateRoot};
+    use protocol::block::{Block, Header};
+    use protocol::consensus::BodyOffer;
+    use protocol::ids::{Beacon, ChainId, ContentHash, StateRoot};
     use protocol::keys::Signature;
 
     use super::*;
@@ -203,6 +198,31 @@ mod tests {
         }
     }
 
+    fn block() -> Arc<BoundBlock> {
+        let header = Header {
+            chain: ChainId::default(),
+            rules_version: 1,
+            height: Height::new(1),
+            proposer: ValidatorId::default(),
+            time: TimestampMs::ZERO,
+            parent: BlockHash::default(),
+            parent_certificate: ContentHash::default(),
+            transactions: Block::contents_root(&[], &[]),
+            state: StateRoot::default(),
+            next_validators: ContentHash::default(),
+            beacon: Beacon::default(),
+            beacon_proof: Vec::new(),
+            snapshot: None,
+        };
+        let block = Block {
+            header,
+            transactions: Vec::new(),
+            parent_certificate: None,
+            evidence: Vec::new(),
+        };
+        Arc::new(BoundBlock::bind(block).expect("its header fits"))
+    }
+
     #[test]
     fn what_is_kept_is_bounded() {
         let mut proposals = Proposals::default();
@@ -212,7 +232,7 @@ mod tests {
         assert_eq!(proposals.place(&body(5, 17, 1)), Place::Nowhere);
         for tag in 0..2 {
             assert_eq!(proposals.place(&body(5, 0, tag)), Place::Current);
-            proposals.keep(Judged { body: body(5, 0, tag), is_valid: true });
+            proposals.keep(Judged { body: body(5, 0, tag), block: block(), is_valid: true });
         }
         assert_eq!(proposals.place(&body(5, 0, 1)), Place::Nowhere, "known");
         assert_eq!(proposals.place(&body(5, 0, 2)), Place::Nowhere, "a third");
@@ -220,64 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn exchanged_contents_are_noticed_though_the_header_is_right() {
-        let block = Block {
-            header: Header {
-                chain: ChainId::default(),
-                rules_version: 1,
-                height: Height::new(1),
-                proposer: ValidatorId::default(),
-                time: TimestampMs::ZERO,
-                parent: BlockHash::default(),
-                parent_certificate: ContentHash::default(),
-                transactions: Block::contents_root(&[], &[]),
-                state: StateRoot::default(),
-                next_validators: ContentHash::default(),
-                beacon: Beacon::default(),
-                beacon_proof: Vec::new(),
-                snapshot: None,
-            },
-            transactions: Vec::new(),
-            parent_certificate: None,
-            evidence: Vec::new(),
-        };
-        let hash = block.header.hash();
-        assert_eq!(open(&codec::encode(&block), &hash), Some(block.clone()));
-        let vote = Vote {
-            height: Height::new(1),
-            round: 0,
-            kind: VoteKind::Prevote,
-            block: None,
-            validator: ValidatorId::default(),
-        };
-        let signed = (vote, Signature::from_bytes([0; 64]));
-        let with_evidence = Block {
-            evidence: vec![Evidence::DoubleVote { first: signed, second: signed }],
-            ..block.clone()
-        };
-        let certificate = CommitCertificate {
-            height: Height::ZERO,
-            round: 0,
-            block: BlockHash::default(),
-            signatures: Vec::new(),
-        };
-        let with_certificate = Block { parent_certificate: Some(certificate), ..block };
-        for exchanged in [with_evidence, with_certificate] {
-            // By its header alone it would pass for the block that was signed.
-            assert_eq!(exchanged.header.hash(), hash);
-            assert_eq!(open(&codec::encode(&exchanged), &hash), None);
-        }
-    }
-
-    #[test]
     fn early_bodies_wait_for_their_height() {
         let mut proposals = Proposals::default();
         proposals.start(Height::new(5));
         assert_eq!(proposals.place(&body(6, 0, 1)), Place::Early);
-        proposals.keep_early(body(6, 0, 1));
+        proposals.keep_early(Part::new(body(6, 0, 1)));
         assert_eq!(proposals.place(&body(6, 0, 1)), Place::Nowhere);
         assert!(proposals.start(Height::new(5)).is_empty());
-        assert_eq!(proposals.start(Height::new(6)), vec![body(6, 0, 1)]);
+        assert_eq!(proposals.start(Height::new(6)), vec![Part::new(body(6, 0, 1))]);
         assert!(proposals.start(Height::new(7)).is_empty());
     }
 }

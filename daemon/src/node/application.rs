@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use protocol::amount::Height;
-use protocol::block::{Block, DecidedBlock, Evidence};
+use protocol::block::{BoundBlock, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
 use protocol::host::{ProposerKeys, Refused, Standing};
 use protocol::ids::ValidatorId;
@@ -54,7 +54,7 @@ impl Application for Consensus {
         Ok(self.ledger.run(move |ledger| ledger.validators(height)).await)
     }
 
-    async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError> {
+    async fn build(&self, request: BuildRequest) -> Result<BoundBlock, ApplicationError> {
         let deadline = tokio::time::Instant::now() + request.wait_max;
         loop {
             let arrival = self.arrivals.notified();
@@ -71,10 +71,10 @@ impl Application for Consensus {
 
     async fn check(
         &self,
-        block: &Block,
+        block: &Arc<BoundBlock>,
         offered: Offered,
     ) -> Result<BlockVerdict, ApplicationError> {
-        let block = block.clone();
+        let block = Arc::clone(block);
         let standing = match offered {
             Offered::By(_) => Standing::Proposed,
             Offered::Decided => Standing::Decided,
@@ -101,7 +101,11 @@ impl Application for Consensus {
         Ok(self.ledger.run(move |ledger| ledger.stored_bodies(height)).await)
     }
 
-    async fn commit(&self, decided: DecidedBlock, block: Block) -> Result<(), ApplicationError> {
+    async fn commit(
+        &self,
+        decided: DecidedBlock,
+        block: Arc<BoundBlock>,
+    ) -> Result<(), ApplicationError> {
         let commit = self.ledger.run(move |ledger| ledger.commit(decided, &block));
         commit.await.map_err(|refused| failed(&refused))
     }

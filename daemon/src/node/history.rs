@@ -8,14 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::amount::{Credits, Height};
-use protocol::block::Block;
+use protocol::block::BoundBlock;
 use protocol::ids::{AccountId, BlockHash, TransactionHash};
 use protocol::transaction::{Payload, SignedTransaction};
 use storage::Tip;
 use storage::history::{History, HistoryError, IndexedBlock, IndexedTransaction, Position};
 
 use super::Node;
-use super::ledger::{Ledger, decode_block};
+use super::ledger::Ledger;
 
 /// Blocks that are added in one batch: bounds memory and the time to stop.
 const BATCH: usize = 64;
@@ -131,10 +131,15 @@ impl Histories {
         let mut blocks = Vec::new();
         while blocks.len() < BATCH {
             let height = next.plus(u64::try_from(blocks.len()).unwrap_or(u64::MAX));
-            let Some(decided) = ledger.decided(height) else { break };
-            let Ok(block) = decode_block(&decided) else { break };
-            let at = Tip { height, block: decided.certificate.block };
-            blocks.push(indexed(at, &block, ledger.base_fee_at(height)));
+            let block = match ledger.recent(height) {
+                Some(block) => block,
+                None => {
+                    let Some(decided) = ledger.decided(height) else { break };
+                    let Ok(block) = BoundBlock::parse(&decided.block) else { break };
+                    Arc::new(block)
+                }
+            };
+            blocks.push(indexed(&block, ledger.base_fee_at(height)));
         }
         if blocks.is_empty() {
             return false;
@@ -144,11 +149,13 @@ impl Histories {
     }
 }
 
-fn indexed(at: Tip, block: &Block, base_fee: Option<Credits>) -> IndexedBlock {
-    let transactions = block
-        .transactions
+fn indexed(bound: &BoundBlock, base_fee: Option<Credits>) -> IndexedBlock {
+    let at = Tip { height: bound.header().height, block: bound.hash() };
+    let signed = &bound.block().transactions;
+    let transactions = signed
         .iter()
-        .map(|signed| IndexedTransaction { hash: signed.hash(), accounts: accounts(signed) })
+        .zip(bound.transactions())
+        .map(|(signed, hash)| IndexedTransaction { hash: *hash, accounts: accounts(signed) })
         .collect();
     IndexedBlock { at, base_fee, transactions }
 }

@@ -133,7 +133,7 @@ async fn a_relay_cannot_exchange_the_bytes_under_a_proposers_signature() {
             block: codec::encode(&block),
             signature,
         };
-        EngineCodec.encode(&Part(body)).expect("encodes").to_vec()
+        EngineCodec.encode(&Part::new(body)).expect("encodes").to_vec()
     };
     hung_up_after(3, Topic::Parts, exchanged).await;
 }

@@ -10,7 +10,7 @@ use ayni_daemon::engine::{
     VoteGuard,
 };
 use protocol::amount::{Height, TimestampMs};
-use protocol::block::{Block, DecidedBlock, Evidence, Header};
+use protocol::block::{Block, BoundBlock, DecidedBlock, Evidence, Header};
 use protocol::codec;
 use protocol::consensus::{CommitCertificate, ProposalBody, ValidatorSet};
 use protocol::ids::{Beacon, BlockHash, ChainId, ContentHash, StateRoot, ValidatorId};
@@ -88,10 +88,10 @@ impl Application for Ledger {
         Ok((height <= self.tip.borrow().plus(2)).then(|| self.validators.clone()))
     }
 
-    async fn build(&self, request: BuildRequest) -> Result<Block, ApplicationError> {
+    async fn build(&self, request: BuildRequest) -> Result<BoundBlock, ApplicationError> {
         tokio::time::sleep(request.wait_max).await;
         let (parent, parent_certificate) = self.parent();
-        Ok(Block {
+        let block = Block {
             header: Header {
                 chain: self.chain,
                 rules_version: 1,
@@ -112,14 +112,16 @@ impl Application for Ledger {
             transactions: Vec::new(),
             parent_certificate,
             evidence: Vec::new(),
-        })
+        };
+        BoundBlock::bind(block).map_err(|why| ApplicationError(why.to_string()))
     }
 
     async fn check(
         &self,
-        block: &Block,
+        bound: &Arc<BoundBlock>,
         _offered: Offered,
     ) -> Result<BlockVerdict, ApplicationError> {
+        let block = bound.block();
         let (parent, _) = self.parent();
         let certified = match &block.parent_certificate {
             None => block.header.height == Height::new(1),
@@ -143,8 +145,12 @@ impl Application for Ledger {
         Ok(bodies.iter().filter(|body| body.offer.height == height).cloned().collect())
     }
 
-    async fn commit(&self, decided: DecidedBlock, block: Block) -> Result<(), ApplicationError> {
-        let height = block.header.height;
+    async fn commit(
+        &self,
+        decided: DecidedBlock,
+        block: Arc<BoundBlock>,
+    ) -> Result<(), ApplicationError> {
+        let height = block.header().height;
         if height != self.tip.borrow().plus(1) {
             return Err(ApplicationError(format!("{height} does not follow the tip")));
         }

@@ -7,6 +7,7 @@
 
 mod mempool;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use thiserror::Error;
@@ -14,8 +15,8 @@ use thiserror::Error;
 pub use mempool::{Bounds, Candidates, Lane, Mempool, MempoolError, Spent};
 
 use crate::amount::{Height, TimestampMs};
-use crate::block::{Block, DecidedBlock, Evidence, Header};
-use crate::codec::{self, CodecError};
+use crate::block::{Block, BoundBlock, DecidedBlock, Evidence, Header, Unbound};
+use crate::codec::CodecError;
 use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
 use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot, TransactionHash};
 use crate::keys::SecretKey;
@@ -25,7 +26,7 @@ use crate::ledger::{
 };
 use crate::limits;
 use crate::store::{StateChanges, StateReader};
-use crate::transaction::SignedTransaction;
+use crate::transaction::VerifiedTransaction;
 
 /// The end of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,16 @@ pub enum Refused {
         /// In progress.
         current: Height,
     },
+}
+
+impl From<Unbound> for Refused {
+    fn from(why: Unbound) -> Self {
+        match why {
+            Unbound::Codec(error) => Self::Codec(error),
+            Unbound::Contents => Self::Header("the transactions' root"),
+            Unbound::Certificate => Self::Header("the parent certificate's hash"),
+        }
+    }
 }
 
 impl Refused {
@@ -128,7 +139,7 @@ pub struct ProposerKeys {
 
 /// A block that was put together.
 struct Assembled {
-    block: Block,
+    block: BoundBlock,
     applied: AppliedBlock,
     /// Tried at their turn and refused by a rule.
     refused: Vec<TransactionHash>,
@@ -160,9 +171,8 @@ pub struct Host {
     chain: ChainId,
     sets: Sets,
     tip: Tip,
-    /// Changes of blocks of the height in progress that were found good, by the hash of the
-    /// whole block: a header's hash does not tell its body.
-    checked: BTreeMap<ContentHash, StateChanges>,
+    /// Changes of blocks of the height in progress that were found good.
+    checked: BTreeMap<BlockHash, StateChanges>,
     evidence: Vec<Evidence>,
     /// The last snapshot that was taken here: height of its state, hash of its bytes.
     snapshot: Option<(Height, ContentHash)>,
@@ -250,12 +260,12 @@ impl Host {
         state: &dyn StateReader,
         now: TimestampMs,
         keys: &ProposerKeys,
-    ) -> Result<Block, Refused> {
+    ) -> Result<BoundBlock, Refused> {
         let Assembled { block, applied, refused } = self.assemble(state, now, keys)?;
         for hash in refused {
             self.mempool.remove(&hash);
         }
-        self.remember(codec::hash(&block), applied);
+        self.remember(block.hash(), applied);
         Ok(block)
     }
 
@@ -264,7 +274,7 @@ impl Host {
         ledger::governance::version_for(&State::new(state), self.height(), RULES_VERSION)
     }
 
-    fn remember(&mut self, hash: ContentHash, applied: AppliedBlock) {
+    fn remember(&mut self, hash: BlockHash, applied: AppliedBlock) {
         if self.checked.len() < CHECKED_MAX {
             self.checked.insert(hash, applied.changes);
         }
@@ -281,7 +291,7 @@ impl Host {
         let parent_beacon = State::new(state).clock().beacon;
         let (beacon, beacon_proof) =
             beacon::prove(&keys.vrf, &self.chain, self.height(), &parent_beacon);
-        let mut header = Header {
+        let header = Header {
             chain: self.chain,
             rules_version,
             height: self.height(),
@@ -298,33 +308,32 @@ impl Host {
         };
         let mut open = OpenBlock::begin(state, &header, parent_certificate.as_ref())?;
         let evidence = self.choose_evidence(&mut open);
-        let mut transactions = Vec::new();
+        let mut chosen = Vec::new();
         let mut refused = Vec::new();
         for lane in [Lane::Stamped, Lane::Paying] {
-            self.fill(&mut open, lane, &mut transactions, &mut refused);
+            self.fill(&mut open, lane, &mut chosen, &mut refused);
         }
-        header.transactions = Block::contents_root(&transactions, &evidence);
         let applied = open.finish()?;
-        let block = Block { header, transactions, parent_certificate, evidence };
+        let block = BoundBlock::assemble(header, &chosen, evidence, parent_certificate);
         Ok(Assembled { block, applied, refused })
     }
 
     /// Adds what is pending in a lane, best first, until the block or its lane is full.
-    fn fill(
-        &self,
+    fn fill<'a>(
+        &'a self,
         open: &mut OpenBlock<'_>,
         lane: Lane,
-        transactions: &mut Vec<SignedTransaction>,
+        chosen: &mut Vec<&'a VerifiedTransaction>,
         refused: &mut Vec<TransactionHash>,
     ) {
         let mut misfits = 0_usize;
         let mut candidates = self.mempool.candidates(lane);
         while let Some(candidate) = candidates.next() {
-            if transactions.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
+            if chosen.len() >= limits::BLOCK_TRANSACTIONS_MAX || misfits >= MISFITS_MAX {
                 break;
             }
             match open.add(candidate) {
-                Ok(()) => transactions.push(candidate.signed().clone()),
+                Ok(()) => chosen.push(candidate),
                 Err(not_added) => {
                     candidates.pass_over();
                     match not_added {
@@ -354,13 +363,18 @@ impl Host {
     pub fn check(
         &mut self,
         state: &dyn StateReader,
-        block: &Block,
+        block: &BoundBlock,
         standing: Standing,
     ) -> Result<(), Refused> {
-        let hash = codec::hash(block);
-        if !self.checked.contains_key(&hash) {
-            let applied = self.check_block(state, block, standing)?;
-            self.remember(hash, applied);
+        if !self.checked.contains_key(&block.hash()) {
+            let (applied, new) = self.check_block(state, block, standing)?;
+            self.remember(block.hash(), applied);
+            // They are on their way here by gossip: so their signatures are verified once.
+            let state = State::new(state);
+            for transaction in new {
+                // Refused is what the pool has no room for; the block has it.
+                let _ = self.mempool.insert(&state, transaction);
+            }
         }
         Ok(())
     }
@@ -379,13 +393,14 @@ impl Host {
         }
     }
 
+    /// What a block does, and those of its transactions that were not pending.
     fn check_block(
         &self,
         state: &dyn StateReader,
-        block: &Block,
+        bound: &BoundBlock,
         standing: Standing,
-    ) -> Result<AppliedBlock, Refused> {
-        let Block { header, transactions, parent_certificate, evidence } = block;
+    ) -> Result<(AppliedBlock, Vec<VerifiedTransaction>), Refused> {
+        let Block { header, transactions, parent_certificate, evidence } = bound.block();
         if header.height != self.height() {
             return Err(Refused::OtherHeight { got: header.height, current: self.height() });
         }
@@ -398,18 +413,26 @@ impl Host {
         if evidence.len() > limits::BLOCK_EVIDENCE_MAX {
             return Err(Refused::Header("too much evidence"));
         }
-        if header.transactions != Block::contents_root(transactions, evidence) {
-            return Err(Refused::Header("the transactions' root"));
-        }
         let verified = transactions
             .iter()
-            .map(|signed| match self.mempool.verified(signed) {
-                Some(known) => Ok(known.clone()),
-                None => signed.clone().verify(&self.chain).map_err(|_| Refused::Transaction),
+            .zip(bound.transactions())
+            .map(|(signed, hash)| match self.mempool.get(hash) {
+                // The hash is over the signatures too.
+                Some(known) => Ok(Cow::Borrowed(known)),
+                None => {
+                    let verified = signed.clone().verify(&self.chain);
+                    verified.map(Cow::Owned).map_err(|_| Refused::Transaction)
+                }
             })
             .collect::<Result<Vec<_>, _>>()?;
         let certificate = parent_certificate.as_ref();
-        Ok(ledger::apply_block(state, header, &verified, evidence, certificate)?)
+        let transactions = verified.iter().map(AsRef::as_ref);
+        let applied = ledger::apply_block(state, header, transactions, evidence, certificate)?;
+        let new = verified.into_iter().filter_map(|verified| match verified {
+            Cow::Owned(new) => Some(new),
+            Cow::Borrowed(_) => None,
+        });
+        Ok((applied, new.collect()))
     }
 
     fn check_header(
@@ -428,10 +451,6 @@ impl Host {
         require(header.state == self.tip.state, "the state root after the parent")?;
         require(header.next_validators == self.sets.next.hash(), "the next validators")?;
         require(self.sets.current.get(&header.proposer).is_some(), "the proposer")?;
-        require(
-            header.parent_certificate == certificate_hash(certificate),
-            "the parent certificate's hash",
-        )?;
         match (certificate, self.tip.height == Height::ZERO) {
             (None, true) => Ok(()),
             (Some(certificate), false) => {
@@ -450,10 +469,10 @@ impl Host {
         &mut self,
         state: &dyn StateReader,
         decided: DecidedBlock,
-        block: &Block,
+        bound: &BoundBlock,
     ) -> Result<Decision, Refused> {
         let certificate = &decided.certificate;
-        let hash = block.header.hash();
+        let hash = bound.hash();
         if certificate.height != self.height() {
             return Err(Refused::OtherHeight { got: certificate.height, current: self.height() });
         }
@@ -461,11 +480,12 @@ impl Host {
             return Err(Refused::Header("the certificate is of another block"));
         }
         certificate.verify(&self.chain, &self.sets.current)?;
-        let changes = match self.checked.get(&codec::hash(block)) {
-            Some(changes) => changes.clone(),
-            None => self.check_block(state, block, Standing::Decided)?.changes,
+        let changes = match self.checked.remove(&hash) {
+            Some(changes) => changes,
+            None => self.check_block(state, bound, Standing::Decided)?.0.changes,
         };
-        let spent = block
+        let spent = bound
+            .block()
             .transactions
             .iter()
             .map(|signed| &signed.transaction)

@@ -81,10 +81,10 @@ pub struct AppliedBlock {
 }
 
 /// Applies a block whose transactions have verified signatures.
-pub fn apply_block(
+pub fn apply_block<'a>(
     base: &dyn StateReader,
     header: &Header,
-    transactions: &[VerifiedTransaction],
+    transactions: impl IntoIterator<Item = &'a VerifiedTransaction>,
     evidence: &[Evidence],
     parent_certificate: Option<&CommitCertificate>,
 ) -> Result<AppliedBlock, BlockError> {

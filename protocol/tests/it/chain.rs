@@ -1,11 +1,11 @@
 //! A chain in memory: the host, its validators' keys, and a state.
 
 use ayni_protocol::amount::{Credits, PPM, TimestampMs};
-use ayni_protocol::block::{Block, DecidedBlock};
+use ayni_protocol::block::{Block, BoundBlock, DecidedBlock};
 use ayni_protocol::codec;
 use ayni_protocol::consensus::{CommitCertificate, CommitSignature, Vote, VoteKind};
 use ayni_protocol::home::NodeSecrets;
-use ayni_protocol::host::{Host, MempoolError, ProposerKeys, Refused, Tip};
+use ayni_protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing, Tip};
 use ayni_protocol::ids::{BlockHash, ContentHash, ModelId, StateRoot, derive};
 use ayni_protocol::keys::{Namespace, SecretKey};
 use ayni_protocol::ledger::Rejection;
@@ -222,7 +222,7 @@ impl TestChain {
         let proposer = self.host.height().get() as usize % in_charge.len();
         let NodeSecrets { consensus, vrf, .. } = self.nodes[in_charge[proposer]].clone();
         let keys = ProposerKeys { consensus, vrf };
-        self.host.build(&self.state, TimestampMs::new(self.now), &keys)
+        self.host.build(&self.state, TimestampMs::new(self.now), &keys).map(BoundBlock::into_block)
     }
 
     /// Lets time pass without a block.
@@ -236,6 +236,12 @@ impl TestChain {
         self.decide(&block).expect("own blocks are valid");
     }
 
+    /// What the host says of a block that somebody offers.
+    pub(crate) fn check(&mut self, block: &Block, standing: Standing) -> Result<(), Refused> {
+        let bound = BoundBlock::bind(block.clone())?;
+        self.host.check(&self.state, &bound, standing)
+    }
+
     pub(crate) fn decide(&mut self, block: &Block) -> Result<(), Refused> {
         self.decide_with(block, self.certify(block))
     }
@@ -247,7 +253,8 @@ impl TestChain {
         certificate: CommitCertificate,
     ) -> Result<(), Refused> {
         let decided = DecidedBlock { block: codec::encode(block), certificate };
-        let decision = self.host.decide(&self.state, decided.clone(), block)?;
+        let bound = BoundBlock::bind(block.clone())?;
+        let decision = self.host.decide(&self.state, decided.clone(), &bound)?;
         self.state.apply(&decision.changes);
         self.host.committed(&decision, root(&self.state), &self.state);
         self.blocks.push(decided);

@@ -87,9 +87,9 @@ fn every_changed_header_field_is_noticed() {
     for (name, change) in changes {
         let mut bad = good.clone();
         change(&mut bad);
-        assert!(chain.host.check(&chain.state, &bad, Standing::Proposed).is_err(), "{name}");
+        assert!(chain.check(&bad, Standing::Proposed).is_err(), "{name}");
     }
-    assert_eq!(chain.host.check(&chain.state, &good, Standing::Proposed), Ok(()));
+    assert_eq!(chain.check(&good, Standing::Proposed), Ok(()));
 }
 
 #[test]
@@ -120,10 +120,7 @@ fn a_block_with_a_forged_transaction_is_refused() {
     }
     block.transactions.push(forged);
     block.header.transactions = Block::contents_root(&block.transactions, &block.evidence);
-    assert_eq!(
-        chain.host.check(&chain.state, &block, Standing::Proposed),
-        Err(Refused::Transaction)
-    );
+    assert_eq!(chain.check(&block, Standing::Proposed), Err(Refused::Transaction));
 }
 
 #[test]
@@ -168,7 +165,7 @@ proptest! {
         if let Ok(block) = codec::decode::<Block>(&bytes) {
             // Only the proposer's clock is free; with another one it is another block.
             let other = block.header.time != good.header.time;
-            prop_assert!(chain.host.check(&chain.state, &block, Standing::Proposed).is_err() || other);
+            prop_assert!(chain.check(&block, Standing::Proposed).is_err() || other);
         }
     }
 }
@@ -190,7 +187,7 @@ fn headers_commit_to_the_snapshot_that_was_taken_and_to_no_other() {
     for snapshot in [None, Some(forged)] {
         let mut bad = good.clone();
         bad.header.snapshot = snapshot;
-        let refused = chain.host.check(&chain.state, &bad, Standing::Proposed);
+        let refused = chain.check(&bad, Standing::Proposed);
         assert_eq!(refused, Err(Refused::Header("the snapshot")), "{snapshot:?}");
     }
     // A node that has none believes what was decided, and goes on.

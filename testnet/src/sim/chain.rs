@@ -12,8 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use protocol::amount::{Credits, Height, PPM, TimestampMs};
-use protocol::block::{Block, DecidedBlock, Evidence};
-use protocol::codec;
+use protocol::block::{Block, BoundBlock, DecidedBlock, Evidence};
 use protocol::consensus::{CommitCertificate, ValidatorSet};
 use protocol::home::NodeSecrets;
 use protocol::host::{
@@ -159,7 +158,7 @@ pub(super) fn build(
     secrets: &NodeSecrets,
 ) -> Result<Block, Refused> {
     let keys = ProposerKeys { consensus: secrets.consensus.clone(), vrf: secrets.vrf.clone() };
-    host.build(&at.store, now, &keys)
+    host.build(&at.store, now, &keys).map(BoundBlock::into_block)
 }
 
 /// Puts a transaction into the mempool; whether it was taken.
@@ -185,14 +184,8 @@ pub(super) fn committed(host: &mut Host, decision: &Decision, after: &Snapshot) 
 /// One state's host and what it found out.
 struct Reference {
     host: Host,
-    verdicts: BTreeMap<ContentHash, Result<(), Refused>>,
-    applied: BTreeMap<ContentHash, (StateChanges, Vec<Spent>, Rc<Snapshot>)>,
-}
-
-/// A block that was decoded, and the hash of its bytes: a header's hash does not tell its body.
-pub(super) struct Opened {
-    pub(super) block: Block,
-    content: ContentHash,
+    verdicts: BTreeMap<BlockHash, Result<(), Refused>>,
+    applied: BTreeMap<BlockHash, (StateChanges, Vec<Spent>, Rc<Snapshot>)>,
 }
 
 /// See the module.
@@ -200,7 +193,7 @@ pub(super) struct Execution {
     network: Rc<Network>,
     signatures: Signatures,
     references: BTreeMap<(StateRoot, BlockHash), Reference>,
-    opened: BTreeMap<(ContentHash, BlockHash), Option<Rc<Opened>>>,
+    opened: BTreeMap<(ContentHash, BlockHash), Option<Rc<BoundBlock>>>,
     /// States whose credits do not add up.
     pub(super) unbalanced: Vec<String>,
     /// Blocks checked and applied for real.
@@ -233,30 +226,30 @@ impl Execution {
 
     /// Decodes a block and checks that its bytes are the only ones its header stands for, as the
     /// daemon does with every body.
-    pub(super) fn open(&mut self, bytes: &[u8], hash: &BlockHash) -> Option<Rc<Opened>> {
+    pub(super) fn open(&mut self, bytes: &[u8], hash: &BlockHash) -> Option<Rc<BoundBlock>> {
         let content = ContentHash::of(bytes);
         self.opened
             .entry((content, *hash))
-            .or_insert_with(|| open(bytes, hash).map(|block| Rc::new(Opened { block, content })))
+            .or_insert_with(|| BoundBlock::open(bytes, hash).map(Rc::new))
             .clone()
     }
 
     /// What `Host::check` says of a block on the state `at`.
-    pub(super) fn check(&mut self, at: &Snapshot, opened: &Opened) -> Result<(), Refused> {
+    pub(super) fn check(&mut self, at: &Snapshot, opened: &BoundBlock) -> Result<(), Refused> {
         let signatures = self.signatures.clone();
         let reference = self.reference(at);
-        if let Some(verdict) = reference.verdicts.get(&opened.content) {
+        if let Some(verdict) = reference.verdicts.get(&opened.hash()) {
             return verdict.clone();
         }
         // The host does not verify again what its mempool holds.
-        for transaction in &opened.block.transactions {
+        for transaction in &opened.block().transactions {
             if let Some(verified) = signatures.transaction(transaction) {
                 submit(&mut reference.host, at, verified);
             }
         }
         // Snapshots come after more blocks than a seed has, so a decided block needs no other check.
-        let verdict = reference.host.check(&at.store, &opened.block, Standing::Proposed);
-        reference.verdicts.insert(opened.content, verdict.clone());
+        let verdict = reference.host.check(&at.store, opened, Standing::Proposed);
+        reference.verdicts.insert(opened.hash(), verdict.clone());
         self.executed += 1;
         verdict
     }
@@ -266,11 +259,11 @@ impl Execution {
         &mut self,
         at: &Snapshot,
         decided: DecidedBlock,
-        opened: &Opened,
+        opened: &BoundBlock,
     ) -> Result<(Decision, Rc<Snapshot>), Refused> {
         let signatures = self.signatures.clone();
         let reference = self.reference(at);
-        if let Some((changes, spent, after)) = reference.applied.get(&opened.content) {
+        if let Some((changes, spent, after)) = reference.applied.get(&opened.hash()) {
             let certificate = &decided.certificate;
             if certificate.height != after.height || certificate.block != after.block {
                 return Err(Refused::Header("the certificate is of another block"));
@@ -287,10 +280,10 @@ impl Execution {
             };
             return Ok((decision, Rc::clone(after)));
         }
-        let decision = reference.host.decide(&at.store, decided, &opened.block)?;
+        let decision = reference.host.decide(&at.store, decided, opened)?;
         let after = Rc::new(apply(at, &decision));
         let remembered = (decision.changes.clone(), decision.spent.clone(), Rc::clone(&after));
-        reference.applied.insert(opened.content, remembered);
+        reference.applied.insert(opened.hash(), remembered);
         self.executed += 1;
         self.audit(&after);
         Ok((decision, after))
@@ -312,26 +305,15 @@ fn apply(at: &Snapshot, decision: &Decision) -> Snapshot {
     Snapshot::new(decision.height, decision.block, root, store)
 }
 
-fn open(bytes: &[u8], hash: &BlockHash) -> Option<Block> {
-    let block: Block = codec::decode(bytes).ok()?;
-    let header = &block.header;
-    let certificate =
-        block.parent_certificate.as_ref().map_or(ContentHash::default(), CommitCertificate::hash);
-    let is_bound = header.hash() == *hash
-        && header.transactions == Block::contents_root(&block.transactions, &block.evidence)
-        && header.parent_certificate == certificate;
-    is_bound.then_some(block)
-}
-
 /// Applies decided blocks from genesis with a fresh host and nothing remembered.
 pub(super) fn replay(network: &Network, blocks: &[DecidedBlock]) -> Result<StateRoot, String> {
     let mut at = Rc::clone(&network.first);
     let mut host = at.host(network, None);
     for decided in blocks {
-        let block: Block = codec::decode(&decided.block).map_err(|error| error.to_string())?;
+        let block = BoundBlock::parse(&decided.block).map_err(|error| error.to_string())?;
         let decision = host
             .decide(&at.store, decided.clone(), &block)
-            .map_err(|refused| format!("block {}: {refused}", block.header.height))?;
+            .map_err(|refused| format!("block {}: {refused}", block.header().height))?;
         let after = apply(&at, &decision);
         host.committed(&decision, after.root, &after.store);
         at = Rc::new(after);

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use protocol::amount::{Credits, Height, TimestampMs};
-use protocol::block::{Block, DecidedBlock, Evidence};
+use protocol::block::{Block, BoundBlock, DecidedBlock, Evidence};
 use protocol::codec;
 use protocol::consensus::{ProposalBody, ValidatorSet};
 use protocol::host::{Host, MempoolError, ProposerKeys, Refused, Standing};
@@ -38,6 +38,9 @@ use crate::engine::SYNCED_ROUND;
 
 /// Applied transactions that are remembered, so that a submitter learns their height.
 const INCLUDED_MAX: usize = 65_536;
+
+/// Blocks that are remembered as they were committed, for those who follow the chain closely.
+const RECENT_MAX: usize = 4;
 
 /// Rounds of the height in progress whose stored bodies are offered to the engine again.
 const ROUNDS_RECOVERED_MAX: u32 = 256;
@@ -64,6 +67,7 @@ pub struct Ledger {
     guard: Arc<SignerGuard>,
     applied: watch::Sender<Applied>,
     included: Mutex<Included>,
+    recent: Mutex<VecDeque<Arc<BoundBlock>>>,
     base_fees: Mutex<BaseFees>,
     sets: ValidatorSets,
     lost_until: Option<Height>,
@@ -142,6 +146,7 @@ impl Ledger {
             guard: store.guard(),
             applied,
             included: Mutex::default(),
+            recent: Mutex::default(),
             base_fees: Mutex::new(base_fees),
             sets,
             lost_until: opened.recovery.lost_until,
@@ -289,13 +294,13 @@ impl Ledger {
     }
 
     /// A block of what is pending, for the height in progress.
-    pub fn build(&self, keys: &ProposerKeys) -> Result<Block, Refused> {
+    pub fn build(&self, keys: &ProposerKeys) -> Result<BoundBlock, Refused> {
         let mut inner = self.lock();
         self.view.read(|snapshot| inner.host.build(snapshot, now(), keys))
     }
 
     /// Checks a block for the height in progress.
-    pub fn check(&self, block: &Block, standing: Standing) -> Result<(), Refused> {
+    pub fn check(&self, block: &BoundBlock, standing: Standing) -> Result<(), Refused> {
         let mut inner = self.lock();
         self.view.read(|snapshot| inner.host.check(snapshot, block, standing))
     }
@@ -322,7 +327,7 @@ impl Ledger {
     }
 
     /// Commits a decision; durable when this returns.
-    pub fn commit(&self, decided: DecidedBlock, block: &Block) -> Result<(), Refused> {
+    pub fn commit(&self, decided: DecidedBlock, block: &Arc<BoundBlock>) -> Result<(), Refused> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let (decision, base_fee) = self.view.read(|state| {
@@ -344,8 +349,8 @@ impl Ledger {
             height: decision.height,
             block: decision.block,
             root,
-            time: block.header.time,
-            transactions: u32::try_from(block.transactions.len()).unwrap_or(u32::MAX),
+            time: block.header().time,
+            transactions: u32::try_from(block.transactions().len()).unwrap_or(u32::MAX),
         });
         Ok(())
     }
@@ -369,12 +374,23 @@ impl Ledger {
         self.lock().store.blocks().first().unwrap_or(Height::new(1))
     }
 
-    fn remember(&self, height: Height, block: &Block) {
+    /// A block that was committed just now, if it is remembered.
+    pub fn recent(&self, height: Height) -> Option<Arc<BoundBlock>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|block| block.header().height == height).cloned()
+    }
+
+    fn remember(&self, height: Height, block: &Arc<BoundBlock>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        while recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(block));
+        drop(recent);
         let mut included = self.included.lock().unwrap_or_else(PoisonError::into_inner);
-        for transaction in &block.transactions {
-            let hash = transaction.hash();
-            included.heights.insert(hash, height);
-            included.order.push_back(hash);
+        for hash in block.transactions() {
+            included.heights.insert(*hash, height);
+            included.order.push_back(*hash);
         }
         while included.order.len() > INCLUDED_MAX {
             if let Some(oldest) = included.order.pop_front() {

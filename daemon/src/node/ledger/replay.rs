@@ -1,13 +1,14 @@
 //! Bringing the state up to the block log when a node starts.
 
 use anyhow::Context as _;
+use protocol::block::BoundBlock;
 use protocol::host::{Host, Tip};
 use protocol::ledger::genesis::Genesis;
 use protocol::ledger::state::State;
 use storage::{LedgerStore, Replay};
 
 use super::past::{self, Past};
-use super::{decode_block, snapshots};
+use super::snapshots;
 
 /// Brings the state up to the block log and makes the host that stands there.
 pub(super) fn replay(
@@ -29,7 +30,8 @@ pub(super) fn replay(
                     None => host_at_state(store, genesis)?,
                 };
                 let view = store.view();
-                let block = decode_block(&decided)?;
+                let block = BoundBlock::parse(&decided.block)
+                    .with_context(|| format!("block {} of the log", at.height()))?;
                 let height = at.height();
                 let base_fee = view.read(|state| State::new(state).clock().base_fee);
                 past::remember_base_fee(&mut past.base_fees, height, base_fee);

@@ -40,7 +40,7 @@ use crate::keys::PublicKey;
 use crate::ledger::Rejection;
 use crate::ledger::state::State;
 use crate::limits;
-use crate::transaction::{SignedTransaction, VerifiedTransaction};
+use crate::transaction::VerifiedTransaction;
 use admission::{Charges, Purse};
 use queue::{Entry, Queue};
 use rank::{Rank, Standing, replacement_tip};
@@ -175,14 +175,6 @@ impl Mempool {
     pub fn get(&self, hash: &TransactionHash) -> Option<&VerifiedTransaction> {
         let (slot, nonce) = self.by_hash.get(hash)?;
         self.queues.get(slot)?.get(*nonce).map(|entry| &entry.transaction)
-    }
-
-    /// A pending transaction equal to `signed`, whose signatures need no second check.
-    pub fn verified(&self, signed: &SignedTransaction) -> Option<&VerifiedTransaction> {
-        let inner = &signed.transaction;
-        let queue = self.queues.get(&(inner.account, *inner.key.as_bytes()))?;
-        let known = &queue.get(inner.nonce)?.transaction;
-        (known.signed() == signed).then_some(known)
     }
 
     /// The next free nonce of a key: after everything applied and pending without a gap.

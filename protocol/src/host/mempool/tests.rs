@@ -10,7 +10,7 @@ use crate::ledger::entries::{Account, Clock};
 use crate::ledger::parameters::LedgerParameters;
 use crate::store::MemoryState;
 use crate::transaction::{
-    Capabilities, NodeKeys, Payload, RegisterNode, Transaction, Work, WorkStamp,
+    Capabilities, NodeKeys, Payload, RegisterNode, SignedTransaction, Transaction, Work, WorkStamp,
 };
 
 const ACCOUNTS: usize = 4;

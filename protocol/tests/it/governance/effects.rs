@@ -260,7 +260,7 @@ fn new_rules_stop_programs_that_do_not_know_them_at_their_height() {
         assert_eq!(block.header.rules_version, 1);
         let mut early = block.clone();
         early.header.rules_version = 2;
-        let refused = chain.host.check(&chain.state, &early, Standing::Proposed);
+        let refused = chain.check(&early, Standing::Proposed);
         assert_eq!(refused, Err(Refused::Header("another rules version")));
         chain.decide(&block).expect("valid below the height");
     }
@@ -275,7 +275,7 @@ fn new_rules_stop_programs_that_do_not_know_them_at_their_height() {
     let mut other = control_block(from);
     for version in [1, 2] {
         other.header.rules_version = version;
-        let refused = chain.host.check(&chain.state, &other, Standing::Decided);
+        let refused = chain.check(&other, Standing::Decided);
         assert_eq!(refused, Err(outdated.clone()));
         let applied =
             ayni_protocol::ledger::apply_block(&chain.state, &other.header, &[], &[], None);

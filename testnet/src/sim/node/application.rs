@@ -103,7 +103,7 @@ impl Node {
             match io.shared.execution.decide(&self.at, decided, &opened) {
                 Ok((_, after)) => self.at = after,
                 Err(refused) => {
-                    let height = opened.block.header.height;
+                    let height = opened.header().height;
                     let text = format!("block {height} does not replay: {refused}");
                     io.shared.checks.violated(Checker::Validity, text);
                     break;
@@ -293,7 +293,7 @@ impl Node {
         let Some(opened) = io.shared.execution.open(&body.block, &body.offer.block) else {
             return Ok(None);
         };
-        let header = &opened.block.header;
+        let header = opened.header();
         let is_fitting =
             header.height == body.offer.height && header.chain == io.shared.network.chain;
         let is_valid = is_fitting && io.shared.execution.check(&self.at, &opened).is_ok();
@@ -339,7 +339,7 @@ impl Node {
         };
         self.disk.append(&decision.decided, &after)?;
         if self.is_honest {
-            let parent = opened.block.header.parent;
+            let parent = opened.header().parent;
             io.shared.checks.moved(self.instance, &self.at, parent, &after);
             io.shared.checks.acknowledged(self.instance, after.height);
         }
@@ -404,7 +404,7 @@ impl Node {
         let Ok(block) = codec::decode::<Block>(bytes) else { return Ok(None) };
         let hash = block.header.hash();
         let Some(opened) = io.shared.execution.open(bytes, &hash) else { return Ok(None) };
-        let header = &opened.block.header;
+        let header = opened.header();
         if header.height != height || header.chain != io.shared.network.chain {
             return Ok(None);
         }
