@@ -4,6 +4,8 @@ pub mod governance;
 pub mod staking;
 pub mod stamp;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -324,7 +326,7 @@ impl SignedTransaction {
             return Err(KeyError::BadSignature);
         }
         let hash = self.hash();
-        Ok(VerifiedTransaction { signed: self, hash, size })
+        Ok(VerifiedTransaction(Arc::new(Verified { signed: self, hash, size })))
     }
 }
 
@@ -365,9 +367,13 @@ fn signed_part(bytes: &[u8], has_payer: bool) -> &[u8] {
     bytes.get(..end).unwrap_or_default()
 }
 
-/// A transaction whose signatures have been verified; the only kind that rules accept.
+/// A transaction whose signatures have been verified; the only kind that rules accept. A clone is
+/// another reference to the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifiedTransaction {
+pub struct VerifiedTransaction(Arc<Verified>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Verified {
     signed: SignedTransaction,
     hash: TransactionHash,
     size: usize,
@@ -391,27 +397,27 @@ impl VerifiedTransaction {
             _ => return Err(KeyError::BadSignature.into()),
         }
         let hash = TransactionHash::from_bytes(*ContentHash::of(bytes).as_bytes());
-        Ok(Self { signed, hash, size: bytes.len() })
+        Ok(Self(Arc::new(Verified { signed, hash, size: bytes.len() })))
     }
 
     /// The signed transaction.
-    pub const fn signed(&self) -> &SignedTransaction {
-        &self.signed
+    pub fn signed(&self) -> &SignedTransaction {
+        &self.0.signed
     }
 
     /// What it does and for whom.
-    pub const fn transaction(&self) -> &Transaction {
-        &self.signed.transaction
+    pub fn transaction(&self) -> &Transaction {
+        &self.0.signed.transaction
     }
 
     /// Its hash.
-    pub const fn hash(&self) -> TransactionHash {
-        self.hash
+    pub fn hash(&self) -> TransactionHash {
+        self.0.hash
     }
 
     /// Its size in bytes.
-    pub const fn size(&self) -> usize {
-        self.size
+    pub fn size(&self) -> usize {
+        self.0.size
     }
 }
 

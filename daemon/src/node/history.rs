@@ -57,9 +57,9 @@ impl Histories {
     }
 
     /// Asks the index; one that is damaged is made anew, and then nothing is known yet.
-    fn ask<T: Default>(&self, question: impl FnOnce(&History) -> Result<T, HistoryError>) -> T {
+    fn ask<T: Default>(&self, question: impl FnOnce(&mut History) -> Result<T, HistoryError>) -> T {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(history) = &inner.index else { return T::default() };
+        let Some(history) = &mut inner.index else { return T::default() };
         let error = match question(history) {
             Ok(answer) => return answer,
             Err(error) => error,
@@ -79,7 +79,7 @@ impl Histories {
 
     /// The last block in the index.
     pub fn searched(&self) -> Height {
-        self.ask(History::tip).map_or(Height::ZERO, |tip| tip.height)
+        self.ask(|index| index.tip()).map_or(Height::ZERO, |tip| tip.height)
     }
 
     /// What a byte of a transaction cost at a height.
@@ -112,12 +112,17 @@ impl Histories {
         self.ask::<()>(|_| Err(HistoryError::Damaged(what.to_owned())));
     }
 
+    /// Writes what is only in memory, before the end.
+    fn write(&self) {
+        self.ask(History::write);
+    }
+
     /// Adds up to [`BATCH`] blocks that the index lacks; whether there may be more.
     fn catch_up(&self, ledger: &Ledger) -> bool {
         if !self.is_kept() {
             return false;
         }
-        let tip = self.ask(History::tip);
+        let tip = self.ask(|index| index.tip());
         let first = ledger.first_block().unwrap_or(Height::new(1));
         let next = tip.map_or(first, |tip| tip.height.plus(1));
         if let Some(tip) = tip {
@@ -191,4 +196,6 @@ pub async fn run(node: Arc<Node>) {
             changed = applied.changed() => if changed.is_err() { break },
         }
     }
+    let worker = Arc::clone(&node);
+    node.ledger.run(move |_| worker.history.write()).await;
 }

@@ -47,9 +47,10 @@ fn block(height: u64) -> IndexedBlock {
 }
 
 fn filled(dir: &std::path::Path, to: u64) -> History {
-    let (history, _) = History::open(dir).unwrap();
+    let (mut history, _) = History::open(dir).unwrap();
     let blocks: Vec<_> = (1..=to).map(block).collect();
-    history.add(&blocks).unwrap();
+    // As they come: most are written on the way, the rest is gathered.
+    blocks.chunks(50).for_each(|blocks| history.add(blocks).unwrap());
     history
 }
 
@@ -73,20 +74,51 @@ fn transactions_are_found_by_hash_and_by_account_newest_first() {
     drop(history);
     let (again, anew) = History::open(&path).unwrap();
     assert!(!anew);
-    assert_eq!(again.tip().unwrap().map(|tip| tip.height), Some(Height::new(300)));
+    let written = again.tip().unwrap().expect("most were written").height;
+    assert!((Height::new(172)..Height::new(300)).contains(&written), "{written}");
+    assert_eq!(again.transaction(&hash(300, 0)).unwrap(), None);
+}
+
+#[test]
+fn every_page_is_found_wherever_it_is_cut_and_wherever_it_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history");
+    let mut history = filled(&path, 290);
+    history.write().unwrap();
+    drop(history);
+    let (mut history, _) = History::open(&path).unwrap();
+    history.add(&(291..=300).map(block).collect::<Vec<_>>()).unwrap();
+    for height in 1..=300 {
+        for index in 0..2 {
+            assert_eq!(history.transaction(&hash(height, index)).unwrap(), Some(at(height, index)));
+        }
+        assert_eq!(history.block(&block_hash(height)).unwrap(), Some(Height::new(height)));
+    }
+    let all: Vec<_> = (1..=300).rev().flat_map(|height| [at(height, 1), at(height, 0)]).collect();
+    for length in [1, 7, 100, PAGE_MAX] {
+        let mut found: Vec<Position> = Vec::new();
+        loop {
+            let page = history.of_account(&ANNA, found.last().copied(), length).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+        assert_eq!(found, all, "pages of {length}");
+    }
 }
 
 #[test]
 fn blocks_are_added_in_order_and_all_or_none() {
     let dir = tempfile::tempdir().unwrap();
-    let history = filled(dir.path(), 2);
+    let mut history = filled(dir.path(), 2);
     for gap in [vec![block(4)], vec![block(3), block(5)], vec![block(2)]] {
         let refused = history.add(&gap).unwrap_err();
         assert!(matches!(refused, HistoryError::OutOfOrder { .. }), "{refused}");
     }
     assert_eq!(history.transaction(&hash(3, 0)).unwrap(), None);
     history.add(&[block(3)]).unwrap();
-    let history = history.rebuild().unwrap();
+    let mut history = history.rebuild().unwrap();
     assert_eq!(history.tip().unwrap(), None);
     // The log of a pruned node begins later.
     history.add(&[block(90)]).unwrap();
@@ -97,19 +129,19 @@ fn blocks_are_added_in_order_and_all_or_none() {
 fn another_schema_or_damage_means_a_new_index() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history");
-    drop(filled(&path, 2));
+    filled(&path, 2).write().unwrap();
     {
         let db = sled::open(&path).unwrap();
-        db.insert(b"s", &2_u32.to_le_bytes()).unwrap();
+        db.insert(b"s", &3_u32.to_le_bytes()).unwrap();
         db.flush().unwrap();
     }
     let (history, anew) = History::open(&path).unwrap();
     assert!(anew && history.tip().unwrap().is_none());
     drop(history);
-    drop(filled(&path, 2));
+    filled(&path, 2).write().unwrap();
     let length = fs::metadata(path.join("db")).unwrap().len();
     fs::write(path.join("db"), vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
-    let (history, _) = History::open(&path).unwrap();
+    let (mut history, _) = History::open(&path).unwrap();
     assert!(history.tip().unwrap().is_none(), "nothing is claimed that is not there");
     history.add(&[block(1)]).unwrap();
 }

@@ -61,7 +61,7 @@ pub enum Lane {
 
 impl Lane {
     /// The lane of a transaction.
-    pub const fn of(transaction: &VerifiedTransaction) -> Self {
+    pub fn of(transaction: &VerifiedTransaction) -> Self {
         if transaction.transaction().stamp.is_some() { Self::Stamped } else { Self::Paying }
     }
 }
