@@ -52,7 +52,9 @@ fn a_good_ledger_has_no_problems_and_each_damage_is_named() {
     let height = raw.insert(b"vheight", b"x").unwrap();
     raw.flush().unwrap();
     drop(raw);
-    assert!(problems(&place)[0].starts_with("state: the stored values have root"));
+    wait_released(&place.data().join("state")).unwrap();
+    let found = problems(&place);
+    assert!(found[0].starts_with("state: the stored values have root"), "{found:?}");
     let raw = open_raw(&place.data().join("state"));
     raw.insert(b"vheight", height.unwrap()).unwrap();
     raw.flush().unwrap();
