@@ -14,9 +14,9 @@ use protocol::ids::TransactionHash;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::accounts::{Accounts, Transfer};
 use super::measure::{Consumption, read};
-use super::network::BenchNetwork;
+use crate::network::Validators;
+use crate::network::accounts::{Accounts, Transfer};
 
 /// Load before the measurement begins.
 pub(super) const WARM_UP: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ struct Shared {
 
 /// Sends for a warm-up and `length`, and waits until everything is final.
 pub(super) async fn run(
-    network: &BenchNetwork,
+    network: &Validators,
     accounts: Accounts,
     shape: Shape,
     length: Duration,
