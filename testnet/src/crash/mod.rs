@@ -1,5 +1,6 @@
 //! `crash`: four real validators, killed with SIGKILL again and again while blocks flow; or, with
-//! `--store`, a process that only writes the stores ([`crate::crash_store`]).
+//! `--store`, a process that only writes the stores ([`crate::crash_store`]); or, with
+//! `--full-disk`, one of the validators runs out of space.
 //!
 //! Everything that a node says is written down while it lives: every block, every transaction that
 //! it accepted or called final. After each kill the dead node's own block log must hold what it
@@ -15,6 +16,7 @@
 
 mod check;
 mod clients;
+mod full_disk;
 mod report;
 mod signatures;
 mod storm;
@@ -25,13 +27,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use serde::Serialize;
 use tokio::task::LocalSet;
 
 use crate::crash_store;
 use crate::network::stop_asked;
 use crate::workspace::Workspace;
+use full_disk::FullDisk;
 use report::Report;
+use storm::Storm;
 
+/// Failures told in words; the figures count all of them.
+const FAILURES_SHOWN: usize = 20;
 /// Most kills of one run: some hours.
 const KILLS_MAX: u64 = 10_000;
 
@@ -44,6 +51,9 @@ pub struct Options {
     /// Instead of the network: how often a process is killed that only writes the stores.
     #[arg(long, value_name = "KILLS")]
     pub store: Option<u64>,
+    /// Instead of killing: fill the disk of one validator, again and again. Needs the right to mount.
+    #[arg(long, conflicts_with_all = ["store", "kills"])]
+    pub full_disk: bool,
     /// Seed of victims and moments.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -62,34 +72,67 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         "--kills must be 1 to {KILLS_MAX}, not {}",
         options.kills
     );
-    let report = weather(workspace, options)?;
+    if options.full_disk {
+        if !full_disk::is_inside() {
+            return full_disk::enter();
+        }
+        let mut fillings = Vec::new();
+        let network = on_network(workspace, options, async |storm| {
+            fillings = full_disk::run(storm, options.seed).await?;
+            Ok(())
+        })?;
+        let found = FullDisk { fillings, network };
+        let missed = found.missed();
+        show(options, &found, || found.print(missed.is_empty()))?;
+        return Ok(conclude(&found.network.failures, &missed));
+    }
+    let report =
+        on_network(workspace, options, async |storm| storm.kill_many(options.kills).await)?;
     let missed = report.missed();
-    if options.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        report.print(missed.is_empty());
-    }
-    for failure in &report.failures {
-        eprintln!("failed: {failure}");
-    }
-    for aim in &missed {
-        eprintln!("aim missed: {aim}");
-    }
-    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    show(options, &report, || report.print("crash", missed.is_empty()))?;
+    Ok(conclude(&report.failures, &missed))
 }
 
-/// The whole storm, on one thread: the nodes are what needs the cores.
-fn weather(workspace: &Workspace, options: &Options) -> Result<Report> {
+fn show(options: &Options, figures: &impl Serialize, table: impl FnOnce()) -> Result<()> {
+    if options.json {
+        println!("{}", serde_json::to_string(figures)?);
+    } else {
+        table();
+    }
+    Ok(())
+}
+
+fn conclude(failures: &[String], missed: &[String]) -> ExitCode {
+    for failure in failures.iter().take(FAILURES_SHOWN) {
+        eprintln!("failed: {failure}");
+    }
+    for aim in missed {
+        eprintln!("aim missed: {aim}");
+    }
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A network with clients, what is done to it, and the judgement; on one thread: the nodes are what
+/// needs the cores.
+fn on_network(
+    workspace: &Workspace,
+    options: &Options,
+    work: impl AsyncFnOnce(&mut Storm) -> Result<()>,
+) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let mut storm = tokio::select! {
-            storm = storm::Storm::begin(workspace, options) => storm?,
+            storm = Storm::begin(workspace, options) => storm?,
             // Dropping the network kills its processes.
             _ = stop_asked() => bail!("interrupted"),
         };
+        let whole = async {
+            work(&mut storm).await?;
+            storm.settle().await
+        };
         let outcome = tokio::select! {
-            outcome = storm.run(options.kills) => Some(outcome),
+            outcome = whole => Some(outcome),
             _ = stop_asked() => None,
         };
         let Some(outcome) = outcome else {

@@ -103,7 +103,7 @@ impl Report {
         none.chain(all).chain(some).collect()
     }
 
-    pub(super) fn print(&self, is_met: bool) {
+    pub(super) fn print(&self, title: &str, is_met: bool) {
         let by_node: Vec<String> = self.kills_by_node.values().map(ToString::to_string).collect();
         let of = |count: u64| format!("{count} of {}", self.nodes);
         let rows: Vec<(&str, String)> = vec![
@@ -141,7 +141,7 @@ impl Report {
         for (name, value) in rows {
             table.add_row([name.to_owned(), value]);
         }
-        println!("crash, seed {}\n{table}", self.seed);
+        println!("{title}, seed {}\n{table}", self.seed);
         if is_met {
             println!("every aim stated for this command is met");
         }

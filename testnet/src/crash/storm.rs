@@ -128,9 +128,8 @@ impl Storm {
         self.folder.clone()
     }
 
-    /// Kills until `kills` processes are dead, lets everything come to rest, and asks the nodes
-    /// whether they agree.
-    pub(super) async fn run(&mut self, kills: u64) -> Result<()> {
+    /// Kills until `kills` processes are dead.
+    pub(super) async fn kill_many(&mut self, kills: u64) -> Result<()> {
         let mut progress = 0;
         while self.report.kills < kills {
             let strike = Strike::draw(&mut self.draw, NODES, kills - self.report.kills);
@@ -145,7 +144,12 @@ impl Storm {
                 self.tell(kills);
             }
         }
-        eprintln!("crash: the storm is over; the clients end, the nodes come to rest");
+        Ok(())
+    }
+
+    /// Ends the clients, lets everything come to rest, and asks the nodes whether they agree.
+    pub(super) async fn settle(&mut self) -> Result<()> {
+        eprintln!("crash: the clients end, the nodes come to rest");
         self.over.set(true);
         for submitting in self.submitting.drain(..) {
             submitting.await.context("a client failed")??;
@@ -219,7 +223,7 @@ impl Storm {
     }
 
     /// Reads what a dead node has on disk.
-    fn examine(&mut self, victim: usize) -> Result<()> {
+    pub(super) fn examine(&mut self, victim: usize) -> Result<()> {
         let node = &self.network.nodes[victim];
         let chain = self.network.genesis.chain_id();
         let found = storage::repair::examine(&node.home.data(), &chain)
@@ -269,7 +273,7 @@ impl Storm {
     }
 
     /// Starts nodes and waits until each has a block that was made after it answered.
-    async fn come_back(&mut self, victims: &[usize]) -> Result<()> {
+    pub(super) async fn come_back(&mut self, victims: &[usize]) -> Result<()> {
         let since = Instant::now();
         self.spawn(victims)?;
         for victim in victims {
@@ -286,8 +290,25 @@ impl Storm {
         Ok(())
     }
 
+    /// Waits until a node has ended without being asked; what it said.
+    pub(super) async fn ends_by_itself(
+        &mut self,
+        index: usize,
+        patience: Duration,
+    ) -> Result<String> {
+        let node = &mut self.network.nodes[index];
+        let (status, said) = node.ends_by_itself(patience).await?;
+        ensure!(!status.success(), "{} ended as if all were well: {said}", node.name());
+        self.until("the end of its news", |told| !told.is_listening(index)).await?;
+        Ok(said)
+    }
+
     /// Waits until what was told holds a condition. A node that ended by itself is an error.
-    async fn until(&mut self, what: &str, mut done: impl FnMut(&Told) -> bool) -> Result<()> {
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&Told) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if done(&self.told.borrow()) {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -115,9 +115,33 @@ impl NodeProcess {
         }
     }
 
+    /// Waits until the daemon ends without being asked; how it ended, and what it said last.
+    pub(crate) async fn ends_by_itself(
+        &mut self,
+        patience: Duration,
+    ) -> Result<(ExitStatus, String)> {
+        let mut child = self.child.take().context("the daemon was not started")?;
+        match timeout(patience, child.wait()).await {
+            Ok(status) => Ok((status?, self.last_words())),
+            Err(_) => {
+                self.child = Some(child);
+                bail!(
+                    "{} has not ended in {} s; its log is {}",
+                    self.name(),
+                    patience.as_secs(),
+                    self.home.log().display()
+                )
+            }
+        }
+    }
+
+    /// The last error of its log, else the last line.
     fn last_words(&self) -> String {
         let text = std::fs::read_to_string(self.home.log()).unwrap_or_default();
-        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no log").to_owned()
+        let is_error = |line: &&str| line.contains(" ERROR ") || line.starts_with("aynid: ");
+        let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty());
+        let last = lines.clone().next().unwrap_or("no log");
+        lines.find(is_error).unwrap_or(last).to_owned()
     }
 
     /// `kill -9`, and nothing else.

@@ -48,7 +48,7 @@ pub(super) fn read(network: &Validators) -> Result<Consumption> {
 }
 
 /// User and system time of a process with all its threads.
-fn cpu(pid: u32) -> Result<Duration> {
+pub(super) fn cpu(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     // The name is in brackets and may hold anything; fields 14 and 15 are the times in ticks.

@@ -5,7 +5,8 @@
 //! application stands on); one under a steady rate; one that is kept saturated. Transfers are
 //! signed before the clock starts and sent to all nodes through their interfaces. Finality is
 //! measured as a client sees it: from the moment before the request is sent to the moment at
-//! which the same node tells of the block that holds the transfer.
+//! which the same node tells of the block that holds the transfer. On the saturated chain it is
+//! then measured whether a node that is behind catches up faster than that chain grew.
 //!
 //! **Invariant.** A figure is given only if every transfer sent became final, all nodes hold the
 //! same state and the credits on it are conserved.
@@ -13,12 +14,13 @@
 mod aims;
 mod load;
 mod measure;
+mod replay;
 mod report;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use protocol::config::Config;
 use protocol::ledger::parameters::LedgerParameters;
@@ -27,6 +29,7 @@ use crate::network::accounts::Accounts;
 use crate::network::{Plan, Validators, stop_asked};
 use crate::workspace::Workspace;
 use load::Shape;
+use replay::CatchingUp;
 use report::{Figures, Report};
 
 /// Fewest validators: one fault is tolerated.
@@ -118,15 +121,16 @@ fn unthrottled(_: usize, config: &mut Config) {
 
 async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {
     let length = Duration::from_secs(options.seconds);
-    let empty = run_one(workspace, options, unthrottled, Shape::Nothing, length, 0).await?;
+    let (empty, _) = run_one(workspace, options, unthrottled, Shape::Nothing, length, 0).await?;
     let sending_s = (length + load::WARM_UP).as_secs();
     let total = usize::try_from(options.rate * sending_s)?;
     let shape = Shape::Rate { per_s: options.rate };
-    let steady = run_one(workspace, options, on_demand, shape, length, total).await?;
+    let (steady, _) = run_one(workspace, options, on_demand, shape, length, total).await?;
     let total = SATURATION_PER_S * usize::try_from(sending_s)?;
     let shape = Shape::Window { transfers: options.window };
-    let saturated = run_one(workspace, options, on_demand, shape, length, total).await?;
-    Ok(Report::new(options, empty, steady, saturated))
+    let (saturated, behind) = run_one(workspace, options, on_demand, shape, length, total).await?;
+    let (replay, sync) = behind.context("the saturated run measures catching up")?;
+    Ok(Report::new(options, [empty, steady, saturated], replay, sync))
 }
 
 /// One network from its genesis to its end.
@@ -137,7 +141,7 @@ async fn run_one(
     shape: Shape,
     length: Duration,
     transfers: usize,
-) -> Result<Figures> {
+) -> Result<(Figures, Option<(CatchingUp, CatchingUp)>)> {
     eprintln!("bench ledger: {}", shape.name());
     let plan = Plan {
         folder: workspace.target().join("bench").join("ledger"),
@@ -156,9 +160,14 @@ async fn run_one(
             Accounts::sign(&network.genesis, options.validators, options.accounts, transfers)?;
         let observed = load::run(&network, accounts, shape, length).await?;
         network.check_agreement().await?;
-        measure::figures(&network, observed).await
+        let figures = measure::figures(&network, observed).await?;
+        let behind = match shape {
+            Shape::Window { .. } => Some(replay::measure(&mut network, figures.tx_per_s).await?),
+            Shape::Nothing | Shape::Rate { .. } => None,
+        };
+        Ok((figures, behind))
     };
-    let outcome = outcome.await;
+    let outcome: Result<_> = outcome.await;
     let stopped = network.stop().await;
     let figures = outcome?;
     stopped?;
