@@ -60,6 +60,8 @@ fn configure(index: usize, config: &mut Config) {
     config.chain.archive = index < ARCHIVES;
     // Fast blocks: more moments for the same time.
     config.chain.block_wait_ms = 100;
+    config.log.level =
+        "info,libp2p=warn,arc_malachitebft=warn,arc_malachitebft_sync=info".to_owned();
 }
 
 fn parameters() -> LedgerParameters {
@@ -318,14 +320,29 @@ impl Storm {
                 node.check_runs()?;
             }
             if Instant::now() > deadline {
-                let told = self.told.borrow();
-                bail!(
-                    "waited {} s in vain for {what}; the nodes are at {:?}",
-                    PATIENCE.as_secs(),
-                    told.highest
-                );
+                self.describe().await;
+                bail!("waited {} s in vain for {what}; see the nodes above", PATIENCE.as_secs());
             }
             sleep(LOOK).await;
+        }
+    }
+
+    /// Tells how each node is, for whoever looks for the cause.
+    async fn describe(&self) {
+        for node in &self.network.nodes {
+            match node.client.status().await {
+                Ok(status) => eprintln!(
+                    "  {}: height {}, {} peers, best known {}, {} pending, refused {:?}, {:?}",
+                    node.name(),
+                    status.height,
+                    status.peers,
+                    status.best_known_height,
+                    status.mempool_transactions,
+                    status.refused_messages,
+                    status.warnings
+                ),
+                Err(error) => eprintln!("  {}: {error}", node.name()),
+            }
         }
     }
 
