@@ -26,7 +26,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Ledger(options) } => {
             bench::ledger::run(&Workspace::find()?, &options)
         }
-        Command::Rot(options) => rot::run(&options),
+        Command::Rot(options) => rot::run(&Workspace::find()?, &options),
         Command::Crash(options) => crash::run(&Workspace::find()?, &options),
         Command::CrashStoreChild(options) => crash_store::child::run(&options),
         Command::Verify => verify::run(&Workspace::find()?).map(|()| ExitCode::SUCCESS),

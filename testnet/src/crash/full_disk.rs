@@ -9,10 +9,12 @@
 //! Deliberately absent: recovery without a restart. A node that cannot write stops, so that
 //! nothing is signed which is not stored; whoever frees the space starts it again.
 
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -129,7 +131,7 @@ pub(super) fn is_inside() -> bool {
 }
 
 /// Runs this command again where it may mount.
-pub(super) fn enter() -> Result<ExitCode> {
+pub(super) fn enter() -> Result<Infallible> {
     let this = std::env::current_exe().context("this program's own path cannot be read")?;
     let as_root: &[&str] = &["--mount", "--propagation", "private"];
     let as_user: &[&str] = &["--user", "--map-root-user", "--mount"];
@@ -142,8 +144,8 @@ pub(super) fn enter() -> Result<ExitCode> {
         }
         let mut inside = Command::new("unshare");
         inside.args(flags).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-        let status = inside.status().context("unshare cannot be run")?;
-        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        // In place of this process, so that whoever ends it ends the nodes too.
+        return Err(inside.exec()).context("unshare cannot be run");
     }
     bail!(
         "skipped, and so nothing is shown: this machine permits no mount namespace (`unshare \

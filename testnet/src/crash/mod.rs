@@ -74,7 +74,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     );
     if options.full_disk {
         if !full_disk::is_inside() {
-            return full_disk::enter();
+            match full_disk::enter()? {}
         }
         let mut fillings = Vec::new();
         let network = on_network(workspace, options, async |storm| {

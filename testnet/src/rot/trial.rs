@@ -48,7 +48,7 @@ pub(super) fn run(base: &Base, dir: &Path, draw: &mut Draw) -> Result<(String, S
 }
 
 /// Flips a bit, or in one of four cases cuts the file.
-fn spoil(path: &Path, draw: &mut Draw) -> Result<String> {
+pub(super) fn spoil(path: &Path, draw: &mut Draw) -> Result<String> {
     let mut bytes = fs::read(path)?;
     // sled's files are mostly unused: aim at what is used.
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) as u64;
