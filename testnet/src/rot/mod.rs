@@ -6,7 +6,7 @@
 //! ([`crate::crash_store::chain`]); what peers would give back is taken from the reference.
 //!
 //! The consensus engine's own log, which the stores do not know, is damaged in front of real nodes
-//! ([`wal`]).
+//! (`--engine`, [`wal`]).
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -29,15 +29,15 @@ mod wal;
 use base::Base;
 use trial::Ending;
 
-/// One in so many damages is to the log of the consensus engine.
-const ENGINE_SHARE: u64 = 10;
-
 /// Options of `rot`.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// How often a file is damaged.
     #[arg(long, default_value_t = 1_000)]
     pub flips: u64,
+    /// How often the consensus engine's own log is damaged besides; each time a node is started.
+    #[arg(long, default_value_t = 0)]
+    pub engine: u64,
     /// Seed of the ledger and of the damage.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -103,11 +103,9 @@ impl Report {
 /// The command.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
-    // A tenth of them in the log of the engine: each starts a node.
-    let at_engine = options.flips / ENGINE_SHARE;
-    let mut report = damage(options.flips - at_engine, options.seed)?;
-    if at_engine > 0 {
-        damage_engine(workspace, at_engine, options.seed, &mut report)?;
+    let mut report = damage(options.flips, options.seed)?;
+    if options.engine > 0 {
+        damage_engine(workspace, options.engine, options.seed, &mut report)?;
     }
     report.seconds = start.elapsed().as_secs_f64();
     if options.json {

@@ -28,8 +28,8 @@ use crate::workspace::Workspace;
 const VALIDATORS: usize = 4;
 /// The node whose log is damaged.
 const VICTIM: usize = 0;
-/// Bytes of the log before it is used: some votes and proposals.
-const LOG_BYTES_MIN: u64 = 600;
+/// Bytes of the log before it is used: its header and an entry.
+const LOG_BYTES_MIN: u64 = 100;
 /// The log must have grown to that within this: some rounds that time out.
 const GROWS_MAX: Duration = Duration::from_secs(60);
 /// How a node says that it does not vote.
