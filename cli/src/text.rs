@@ -15,6 +15,12 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{count} B")
 }
 
+/// `1 block`, `2 blocks`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 /// `666667` ppm is `66.7 %`.
 pub(crate) fn percent(ppm: u64) -> String {
     let tenths = ppm.saturating_add(500) / 1_000;
@@ -112,6 +118,8 @@ mod tests {
     #[test]
     fn numbers() {
         assert_eq!([bytes(999), bytes(1_536), bytes(5 << 30)], ["999 B", "1.5 KiB", "5.0 GiB"]);
+        let counts = [0, 1, 2].map(|count| counted(count, "transaction"));
+        assert_eq!(counts, ["0 transactions", "1 transaction", "2 transactions"]);
         assert_eq!(percent(666_667), "66.7 %");
         assert_eq!([signed_percent(-1_200), signed_percent(29)], ["-0.12 %", "+0.00 %"]);
         assert_eq!(nats(2_903_400_000), "2.903");

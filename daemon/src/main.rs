@@ -1,5 +1,6 @@
 //! `aynid`: the Ayni node.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,10 +50,24 @@ fn main() -> ExitCode {
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "must be seen whatever is logged, and once")]
             {
-                eprintln!("aynid: {error:#}");
+                eprintln!("aynid: {error:#}{}", what_to_do(&error));
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// For the one failure whose remedy no message below knows.
+fn what_to_do(error: &anyhow::Error) -> &'static str {
+    let is_full = |cause: &(dyn std::error::Error + 'static)| {
+        let kind = cause.downcast_ref().map(std::io::Error::kind);
+        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    };
+    // sled passes on the words and not the error.
+    if error.chain().any(is_full) || format!("{error:#}").contains("No space left on device") {
+        "; nothing is lost: free some space and start the node again"
+    } else {
+        ""
     }
 }
 

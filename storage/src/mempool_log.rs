@@ -3,7 +3,9 @@
 //! Payload of a record: transactions, each with its length (u32 LE) before its bytes. What is no
 //! longer pending is left out when the file is rewritten; the owner says what that is.
 //!
-//! Invariant: a transaction is durable when [`MempoolLog::append`] returned.
+//! Invariant: a transaction is durable when [`MempoolLog::append`] returned; a file that was cut or
+//! damaged since is noticed. It ends with a mark for that; without one, as a crash or a program
+//! older than the mark leaves it, its whole records are restored all the same.
 //! Deliberately absent: checking transactions (they are verified again when they are restored),
 //! and refusing a damaged file: the chain does not hang on it. The part before the damage is
 //! restored and the file is moved aside.
@@ -16,7 +18,7 @@ use protocol::limits;
 use thiserror::Error;
 
 use crate::durable::{self, FileError, at};
-use crate::record::{LogKind, RecordError, RecordLog};
+use crate::record::{LogKind, RecordError, RecordLog, TornTail};
 
 /// Bytes of one record: what one request may bring, and the lengths.
 const RECORD_BYTES_MAX: usize = 2 * limits::SUBMIT_BYTES_MAX;
@@ -42,6 +44,8 @@ pub struct Restored {
     pub transactions: Vec<Vec<u8>>,
     /// Where a damaged file is now.
     pub damaged: Option<PathBuf>,
+    /// What was cut off the end, or that the end was missing.
+    pub torn: Option<TornTail>,
 }
 
 /// The log.
@@ -56,22 +60,22 @@ impl MempoolLog {
         let kind = LogKind {
             name: "mempool log",
             schema: SCHEMA,
-            end_mark: false,
+            end_mark: true,
             chain: *chain,
             payload_bytes_max: RECORD_BYTES_MAX as u32,
         };
         let path = dir.join("mempool.log");
         let mut transactions = Vec::new();
         let opened = RecordLog::open(&path, kind, |_, payload| split(payload, &mut transactions));
-        let (log, damaged) = match opened {
-            Ok((log, _)) => (log, None),
+        let (log, damaged, torn) = match opened {
+            Ok((log, torn)) => (log, None, torn),
             Err(RecordError::Corrupt { .. } | RecordError::WrongFile { .. }) => {
                 let aside = set_aside(dir, &path)?;
-                (RecordLog::open(&path, kind, |_, _| {})?.0, Some(aside))
+                (RecordLog::open(&path, kind, |_, _| {})?.0, Some(aside), None)
             }
             Err(error) => return Err(error.into()),
         };
-        Ok((Self { log }, Restored { transactions, damaged }))
+        Ok((Self { log }, Restored { transactions, damaged, torn }))
     }
 
     /// Stores transactions. They are durable when this returns.

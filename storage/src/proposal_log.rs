@@ -12,8 +12,8 @@ use std::path::Path;
 
 use protocol::amount::Height;
 use protocol::codec::{self, Canonical, CodecError};
-use protocol::consensus::ProposalBody;
-use protocol::ids::{BlockHash, ChainId};
+use protocol::consensus::{BodyOffer, ProposalBody};
+use protocol::ids::{BlockHash, ChainId, ValidatorId};
 use protocol::limits;
 use thiserror::Error;
 
@@ -23,6 +23,8 @@ use crate::record::{LogKind, RecordError, RecordLog, TornTail};
 /// disk, and a slower start.
 pub const REWRITE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 
+/// Name of the file.
+const FILE: &str = "proposals.log";
 /// Version of the file's format.
 pub const SCHEMA: u8 = 1;
 
@@ -62,28 +64,39 @@ pub struct ProposalLog {
 impl ProposalLog {
     /// Opens or creates `proposals.log` in `dir`, checking every record.
     pub fn open(dir: &Path, chain: &ChainId) -> Result<(Self, Option<TornTail>), ProposalLogError> {
-        let kind = LogKind {
-            name: "proposal log",
-            schema: SCHEMA,
-            end_mark: false,
-            chain: *chain,
-            payload_bytes_max: ProposalBody::BYTES_MAX as u32,
-        };
-        let path = dir.join("proposals.log");
+        let path = dir.join(FILE);
         let mut index = BTreeMap::new();
         let mut bad = None;
-        let (log, torn) = RecordLog::open(&path, kind, |record, payload| {
-            match codec::decode::<ProposalBody>(payload) {
-                Ok(body) => {
-                    index.insert(key(&body), record);
+        let (log, torn) =
+            RecordLog::open(&path, kind(chain), |record, payload| {
+                match codec::decode::<ProposalBody>(payload) {
+                    Ok(body) => {
+                        index.insert(key(&body), record);
+                    }
+                    Err(error) => bad = Some(error),
                 }
-                Err(error) => bad = Some(error),
-            }
-        })?;
+            })?;
         match bad {
             Some(error) => Err(error.into()),
             None => Ok((Self { log, index, rewrite_bytes_min: REWRITE_BYTES_MIN }, torn)),
         }
+    }
+
+    /// Who offered which block, as the log in `dir` says, in the order of writing; read without a
+    /// lock and changing nothing. A record that is being written is left out.
+    pub fn survey(
+        dir: &Path,
+        chain: &ChainId,
+    ) -> Result<Vec<(ValidatorId, BodyOffer)>, ProposalLogError> {
+        let mut offers = Vec::new();
+        let mut bad = None;
+        RecordLog::survey(&dir.join(FILE), kind(chain), |_, payload| {
+            match codec::decode::<ProposalBody>(payload) {
+                Ok(body) => offers.push((body.proposer, body.offer)),
+                Err(error) => bad = Some(error),
+            }
+        })?;
+        bad.map_or(Ok(offers), |error| Err(error.into()))
     }
 
     /// Rewrites from `bytes` on instead of [`REWRITE_BYTES_MIN`].
@@ -172,6 +185,16 @@ impl ProposalLog {
             Some(payload) => Ok(Some(codec::decode(&payload)?)),
             None => Ok(None),
         }
+    }
+}
+
+const fn kind(chain: &ChainId) -> LogKind {
+    LogKind {
+        name: "proposal log",
+        schema: SCHEMA,
+        end_mark: false,
+        chain: *chain,
+        payload_bytes_max: ProposalBody::BYTES_MAX as u32,
     }
 }
 

@@ -138,6 +138,19 @@ impl SignerGuard {
         Ok((Self { inner: Mutex::new(inner), _lock: lock }, torn.or(migrated)))
     }
 
+    /// What the file at `path` says was signed, read without a lock and changing nothing: for
+    /// whoever looks from outside, also while a node signs. A record that is being written is
+    /// left out; what lies below the floor is there until the file is rewritten.
+    pub fn survey(path: &Path, chain: &ChainId) -> Result<Vec<GuardEntry>, GuardError> {
+        let mut entries = Vec::new();
+        RecordLog::survey(path, kind(chain), |_, payload| {
+            if let Some(Record::Signed(entry)) = parse(payload) {
+                entries.push(entry);
+            }
+        })?;
+        Ok(entries)
+    }
+
     /// Rewrites from `bytes` on instead of 256 KiB.
     pub fn with_rewrite_bytes_min(self, bytes: u64) -> Self {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).rewrite_bytes_min = bytes;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
 use crate::corpus;
+use crate::crash;
 use crate::crash_store;
 use crate::evil_worker;
 use crate::rot;
@@ -63,9 +64,10 @@ pub enum Command {
     },
     /// Flip bits and cut files of the ledger's stores; each must end repaired or refused.
     Rot(rot::Options),
-    /// Kill a process that writes the stores, again and again; nothing acknowledged may be lost.
-    CrashStore(crash_store::Options),
-    /// The process that `crash-store` kills.
+    /// Kill validators, or a process that writes the stores, again and again: nothing acknowledged
+    /// may be lost, nothing signed twice.
+    Crash(crash::Options),
+    /// The process that `crash --store` kills.
     #[command(hide = true)]
     CrashStoreChild(crash_store::child::Options),
     /// Check formatting, lints, documentation, tests and dependencies.

@@ -58,7 +58,7 @@ impl VoteGuard for Guard {
                 tracing::error!(%height, round, ?step, ?refusal, "refused to sign twice");
                 Ok(false)
             }
-            Err(error) => Err(GuardError(error.to_string())),
+            Err(error) => super::ledger::fatal("record what is about to be signed", &error),
         }
     }
 

@@ -49,9 +49,17 @@ fn a_torn_tail_is_cut_off_and_damage_is_moved_aside() {
         }
     }
     let whole = fs::read(&path).expect("readable");
-    fs::write(&path, &whole[..whole.len() - 3]).expect("writable");
-    let (_, restored) = MempoolLog::open(dir.path(), &CHAIN).expect("torn is no damage");
-    assert_eq!((restored.transactions, restored.damaged), (all[..29].to_vec(), None));
+    let last = 48 + 4 + all[29].len();
+    // Into the mark at the end, before it (as an older program leaves the file), into the last
+    // record, exactly before that record.
+    for (cut, kept) in [(3, 30), (8, 30), (8 + 3, 29), (8 + last, 29)] {
+        fs::write(&path, &whole[..whole.len() - cut]).expect("writable");
+        let (_, restored) = MempoolLog::open(dir.path(), &CHAIN).expect("torn is no damage");
+        assert_eq!((restored.transactions, restored.damaged), (all[..kept].to_vec(), None));
+        assert!(restored.torn.is_some(), "{cut} bytes were cut off without a word");
+        let (_, again) = MempoolLog::open(dir.path(), &CHAIN).expect("mended");
+        assert_eq!((again.transactions.len(), again.torn), (kept, None));
+    }
 
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;

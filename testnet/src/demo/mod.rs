@@ -5,7 +5,6 @@
 //! clock are the demo's own.
 
 mod network;
-pub(crate) mod process;
 mod report;
 mod story;
 mod table;

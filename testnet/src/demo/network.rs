@@ -14,7 +14,7 @@ use protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERS
 use protocol::ledger::parameters::LedgerParameters;
 use protocol::transaction::Capabilities;
 
-use super::process::NodeProcess;
+use crate::network::{clear, process::NodeProcess};
 use crate::workspace::Workspace;
 
 const fn credits(whole: u64) -> Credits {
@@ -184,24 +184,4 @@ fn evil_command(
         .collect::<Result<Vec<_>>>()?;
     command.extend(["--poison-round".to_owned(), round.to_string()]);
     Ok(command)
-}
-
-/// Removes what an earlier run left; a folder that still has a running network is refused.
-fn clear(folder: &Path) -> Result<()> {
-    if let Ok(entries) = std::fs::read_dir(folder) {
-        for entry in entries {
-            let socket = entry?.path().join("run").join("ayni.sock");
-            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-                bail!(
-                    "a node answers at {}: an earlier network still runs. Stop it first: Ctrl-C \
-                     where it was started, or `ayni --home DIR node stop`",
-                    socket.display()
-                );
-            }
-        }
-        std::fs::remove_dir_all(folder)
-            .with_context(|| format!("{} cannot be removed", folder.display()))?;
-    }
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{} cannot be created", folder.display()))
 }

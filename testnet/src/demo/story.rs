@@ -17,8 +17,8 @@ use protocol::model::{ModelSpec, RoundParameters};
 use tokio::time::{Instant, sleep};
 
 use super::network::LocalNetwork;
-use super::process::{LOOK, NodeProcess};
 use crate::corpus::Corpus;
+use crate::network::process::{LOOK, NodeProcess};
 
 /// Windows on which heads are reported.
 pub(super) const REPORT_WINDOWS: u32 = 256;

@@ -63,7 +63,7 @@ pub(super) fn print(closing: &Closing<'_>) {
     for account in &closing.accounts.accounts {
         let owner = closing.network.nodes.iter().find(|n| n.identity.account == account.account);
         earned.add_row([
-            owner.map_or_else(String::new, super::process::NodeProcess::name),
+            owner.map_or_else(String::new, crate::network::process::NodeProcess::name),
             account.account.short(),
             account.earned.contributor_micro.to_string(),
             account.earned.reviewer_micro.to_string(),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use protocol::amount::Height;
 use protocol::ids::StateRoot;
-use storage::{GuardEntry, Retention, Step};
+use storage::{GuardEntry, MempoolLog, Retention, Step};
 
-use crate::crash_store::chain::{self, Reference};
+use crate::crash_store::chain::{self, CHAIN, Draw, Reference};
 use crate::crash_store::child;
 
 /// Least height of the ledger.
@@ -17,6 +17,8 @@ const HEIGHT_MIN: u64 = 90;
 const LAST_BLOCKS_MIN: u64 = 6;
 /// Heights at which a snapshot is taken.
 const SNAPSHOTS: [u64; 2] = [30, 60];
+/// Transactions in the mempool log.
+const PENDING: usize = 60;
 /// Length of a segment: about ten blocks.
 const SEGMENT_BYTES: u64 = 16 * 1024;
 /// The life whose values are signed and proposed.
@@ -52,6 +54,11 @@ impl Base {
             store.prune(Retention::Snapshots(SNAPSHOTS.len()))?;
         }
         store.proposals_mut().insert(&chain::body(height + 1, RUN))?;
+        let (mut pool, _) = MempoolLog::open(&dir.join("data"), &CHAIN)?;
+        for transaction in pending(seed) {
+            pool.append([transaction.as_slice()])?;
+        }
+        drop(pool);
         let guard = store.guard();
         for entry in entries(height) {
             guard.check(&entry)?;
@@ -71,6 +78,17 @@ impl Base {
         }
         Ok(Self { dir: dir.to_path_buf(), seed, height, root, files, first })
     }
+}
+
+/// Transactions that were acknowledged and wait. Bytes of any kind: the log does not read them.
+pub(super) fn pending(seed: u64) -> Vec<Vec<u8>> {
+    let mut draw = Draw(seed);
+    (0..PENDING)
+        .map(|_| {
+            let words = 1 + usize::try_from(draw.below(40)).unwrap_or_default();
+            draw.number().to_le_bytes().repeat(words)
+        })
+        .collect()
 }
 
 /// What was signed at the height after `tip`.
@@ -106,6 +124,7 @@ fn kind(name: &str) -> Option<&'static str> {
         (_, "snapshot") => Some("snapshot"),
         ("data/CHAIN", _) => Some("identity"),
         ("data/proposals.log", _) => Some("proposal log"),
+        ("data/mempool.log", _) => Some("mempool log"),
         (name, _) if name.starts_with("data/state/") => Some("state (sled)"),
         (name, _) if name.starts_with("guard/") => Some("signer guard"),
         _ => Some("other"),

@@ -5,22 +5,26 @@
 //! used although something is wrong is *silent*, and there must be none. Blocks are synthetic
 //! ([`crate::crash_store::chain`]); what peers would give back is taken from the reference.
 //!
-//! Deliberately absent: the engine's own log, which the stores do not know.
+//! The consensus engine's own log, which the stores do not know, is damaged in front of real nodes
+//! (`--engine`, [`wal`]).
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::crash_store::Scratch;
 use crate::crash_store::chain::Draw;
+use crate::network::stop_asked;
+use crate::workspace::Workspace;
 
 mod base;
 mod trial;
+mod wal;
 
 use base::Base;
 use trial::Ending;
@@ -31,6 +35,9 @@ pub struct Options {
     /// How often a file is damaged.
     #[arg(long, default_value_t = 1_000)]
     pub flips: u64,
+    /// How often the consensus engine's own log is damaged besides; each time a node is started.
+    #[arg(long, default_value_t = 0)]
+    pub engine: u64,
     /// Seed of the ledger and of the damage.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -48,7 +55,8 @@ pub struct Row {
     pub repaired: u64,
     /// The node lost blocks, said so, and fetched them again.
     pub refetched: u64,
-    /// Refused with a message; where blocks were damaged, mended by `repair` and peers.
+    /// Refused with a message; where blocks were damaged, mended by `repair` and peers; of the
+    /// engine's log: set aside, with no vote until its height was final elsewhere.
     pub refused: u64,
     /// The changed bytes are not in use: everything reads as before.
     pub without_effect: u64,
@@ -73,9 +81,33 @@ pub struct Report {
     pub seconds: f64,
 }
 
+impl Report {
+    fn note(&mut self, kind: &str, which: &str, ending: Ending) {
+        for row in [self.files.entry(kind.to_owned()).or_default(), &mut self.total] {
+            row.trials += 1;
+            match &ending {
+                Ending::Repaired => row.repaired += 1,
+                Ending::Refetched => row.refetched += 1,
+                Ending::Refused => row.refused += 1,
+                Ending::WithoutEffect => row.without_effect += 1,
+                Ending::Silent(_) => row.silent += 1,
+                Ending::Panic(_) => row.panics += 1,
+            }
+        }
+        if let Ending::Silent(how) | Ending::Panic(how) = ending {
+            self.failures.push(format!("{which}: {how}"));
+        }
+    }
+}
+
 /// The command.
-pub fn run(options: &Options) -> Result<ExitCode> {
-    let report = damage(options.flips, options.seed)?;
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut report = damage(options.flips, options.seed)?;
+    if options.engine > 0 {
+        damage_engine(workspace, options.engine, options.seed, &mut report)?;
+    }
+    report.seconds = start.elapsed().as_secs_f64();
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -94,7 +126,29 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Damages files `flips` times.
+/// Damages the engine's log in front of real nodes.
+fn damage_engine(workspace: &Workspace, trials: u64, seed: u64, report: &mut Report) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut draw = Draw(seed);
+    let mut number = 0;
+    runtime.block_on(async {
+        let work = wal::run(workspace, trials, &mut draw, |what, ending| {
+            report.note(
+                wal::KIND,
+                &format!("engine trial {number} of seed {seed}, {what}"),
+                ending,
+            );
+            number += 1;
+        });
+        tokio::select! {
+            outcome = work => outcome,
+            // Dropping the network kills its processes.
+            _ = stop_asked() => bail!("interrupted"),
+        }
+    })
+}
+
+/// Damages files of the stores `flips` times.
 pub fn damage(flips: u64, seed: u64) -> Result<Report> {
     let start = Instant::now();
     let mut report = Report { seed, ..Report::default() };
@@ -118,20 +172,7 @@ pub fn damage(flips: u64, seed: u64) -> Result<Report> {
                 return Err(error.context(format!("trial {number} of seed {seed}")));
             }
         };
-        for row in [report.files.entry(kind.clone()).or_default(), &mut report.total] {
-            row.trials += 1;
-            match &ending {
-                Ending::Repaired => row.repaired += 1,
-                Ending::Refetched => row.refetched += 1,
-                Ending::Refused => row.refused += 1,
-                Ending::WithoutEffect => row.without_effect += 1,
-                Ending::Silent(_) => row.silent += 1,
-                Ending::Panic(_) => row.panics += 1,
-            }
-        }
-        if let Ending::Silent(how) | Ending::Panic(how) = ending {
-            report.failures.push(format!("trial {number} of seed {seed}, {what}: {how}"));
-        }
+        report.note(&kind, &format!("trial {number} of seed {seed}, {what}"), ending);
         std::fs::remove_dir_all(&dir)?;
         if (number + 1) % 100 == 0 {
             eprintln!("  {} of {flips} trials", number + 1);

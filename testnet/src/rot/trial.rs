@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use protocol::amount::Height;
 use storage::block_log::BlockLogError;
 use storage::ledger::{OpenError, VerifyError};
-use storage::{Decision, GuardEntry, LedgerStore, Opened, StateRecovery, repair};
+use storage::{Decision, GuardEntry, LedgerStore, MempoolLog, Opened, StateRecovery, repair};
 
-use super::base::{Base, RUN, entries};
+use super::base::{Base, RUN, entries, pending};
 use crate::crash_store::chain::{self, CHAIN, Draw};
 use crate::crash_store::child;
 
@@ -48,7 +48,7 @@ pub(super) fn run(base: &Base, dir: &Path, draw: &mut Draw) -> Result<(String, S
 }
 
 /// Flips a bit, or in one of four cases cuts the file.
-fn spoil(path: &Path, draw: &mut Draw) -> Result<String> {
+pub(super) fn spoil(path: &Path, draw: &mut Draw) -> Result<String> {
     let mut bytes = fs::read(path)?;
     // sled's files are mostly unused: aim at what is used.
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1) as u64;
@@ -97,6 +97,11 @@ fn follow(base: &Base, dir: &Path, kind: &str) -> Result<Ending> {
     if kept.as_ref() != Some(&chain::body(base.height + 1, RUN)) && !spoke {
         return Ok(Ending::Silent("a proposal is gone without a word".to_string()));
     }
+    let pool_mended = match pool(base, dir)? {
+        Pool::Whole => false,
+        Pool::Mended => true,
+        Pool::Silent(wrong) => return Ok(Ending::Silent(wrong)),
+    };
     for snapshot in store.snapshots().list()? {
         if store.snapshots().verify(&snapshot).is_err() {
             // Found when it is used, and never used: pruning and rebuilding verify it first.
@@ -105,12 +110,38 @@ fn follow(base: &Base, dir: &Path, kind: &str) -> Result<Ending> {
     }
     // An index is made again without more words than a line in the program's log.
     let index_mended = kind == "segment index" && same_indexes(base, dir)?;
-    let ending = match (tip < base.height, spoke || index_mended) {
+    let ending = match (tip < base.height, spoke || index_mended || pool_mended) {
         (true, _) => Ending::Refetched,
         (false, true) => Ending::Repaired,
         (false, false) => Ending::WithoutEffect,
     };
     finish(base, store, ending)
+}
+
+/// What became of the transactions that wait.
+enum Pool {
+    Whole,
+    Mended,
+    Silent(String),
+}
+
+/// Opens the mempool log: what it gives back must be the first of what was acknowledged, and less
+/// than all of it must be said.
+fn pool(base: &Base, dir: &Path) -> Result<Pool> {
+    let acknowledged = pending(base.seed);
+    let (_, restored) = MempoolLog::open(&dir.join("data"), &CHAIN)?;
+    let spoke = restored.damaged.is_some() || restored.torn.is_some();
+    let found = restored.transactions;
+    Ok(if !acknowledged.starts_with(&found) {
+        Pool::Silent("the mempool log gives back what nobody sent".to_string())
+    } else if spoke {
+        Pool::Mended
+    } else if found.len() < acknowledged.len() {
+        let (left, all) = (found.len(), acknowledged.len());
+        Pool::Silent(format!("{left} of {all} pending transactions are left, without a word"))
+    } else {
+        Pool::Whole
+    })
 }
 
 /// Fetches what is missing and compares the root.

@@ -43,12 +43,12 @@ pub(super) fn blocks(blocks: &Blocks) -> String {
 /// A block in one line.
 pub(super) fn line(block: &BlockSummary) -> String {
     format!(
-        "{}  {}  proposer {}  round {}  {} transactions  {}  {} a byte",
+        "{}  {}  proposer {}  round {}  {}  {}  {} a byte",
         block.height,
         text::time(block.time_ms),
         block.proposer.short(),
         block.round,
-        block.transactions,
+        text::counted(block.transactions.into(), "transaction"),
         text::bytes(block.bytes),
         known(block.base_fee_per_byte_micro),
     )

@@ -112,7 +112,8 @@ impl NodeBackend {
                 warnings.push(format!("not voting until height {until} is final{log}"));
             }
             EngineStatus::Failed(reason) => warnings.push(format!("consensus failed: {reason}")),
-            _ => {}
+            EngineStatus::Starting => warnings.push("consensus has not started yet".to_owned()),
+            EngineStatus::Running | EngineStatus::Stopped => {}
         }
         if worker.state == WorkerState::Failed {
             let why = worker.last_error.as_deref().unwrap_or("unknown");

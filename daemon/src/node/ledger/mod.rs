@@ -89,7 +89,7 @@ struct Included {
 }
 
 /// Ends the process after a failed write to durable storage.
-fn fatal(what: &str, error: &dyn std::error::Error) -> ! {
+pub(super) fn fatal(what: &str, error: &dyn std::error::Error) -> ! {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

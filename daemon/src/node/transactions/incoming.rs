@@ -2,7 +2,9 @@
 //!
 //! What is known by its hash is neither decoded nor verified again. A bad signature costs the
 //! publisher and the neighbour that passed the batch on; a batch of which nothing is of use
-//! costs a little, because each of its signatures cost us work.
+//! costs a little, because each of its signatures cost us work. Who is behind blames nobody: what
+//! seems useless here may apply where its sender is, and a node that hangs up on those who are
+//! ahead never gets there.
 
 use std::sync::Arc;
 
@@ -16,8 +18,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::network::{Acceptance, GossipMessage, NetworkHandle, Severity};
-use crate::node::ledger::Ledger;
+use crate::node::ledger::{self, Ledger};
 
+/// A tip older than this means that this node is behind, or that the chain stands still: then it
+/// cannot know which transactions apply, and blames nobody. Above the pace of empty blocks and a
+/// few rounds that fail.
+const BEHIND_MS: u64 = 10_000;
 /// Batches that may wait; further ones are dropped, and sent again by who made them.
 pub(super) const QUEUE: usize = 512;
 /// Batches judged together, so that the ledger is locked once for all of them.
@@ -129,30 +135,63 @@ pub(super) fn judge(ledger: &Ledger, chain: &ChainId, batches: &[Vec<u8>]) -> Ve
         }));
     }
     let mut results = ledger.submit_many(verified).into_iter();
+    let age_ms = ledger::now().get().saturating_sub(ledger.applied().time.get());
+    let is_behind = age_ms > BEHIND_MS;
     judged
         .into_iter()
         .map(|new| match new {
             None => Judgement::Forged,
             // All of it is known: others may lack it, so it goes on.
             Some(0) => Judgement::Useful,
-            Some(count) => of_results(results.by_ref().take(count)),
+            Some(count) => of_results(results.by_ref().take(count), is_behind),
         })
         .collect()
 }
 
-fn of_results(results: impl Iterator<Item = Result<TransactionHash, MempoolError>>) -> Judgement {
+fn of_results(
+    results: impl Iterator<Item = Result<TransactionHash, MempoolError>>,
+    is_behind: bool,
+) -> Judgement {
     let mut judgement = Judgement::Useless;
     for result in results {
         match result {
             Ok(_) | Err(MempoolError::Known) => judgement = Judgement::Useful,
-            // Applied already, or no fault of who sent it.
+            // Applied already, or no fault of who sent it. What is too far ahead of our state is
+            // not of another's, which may be ahead of ours by blocks full of one account.
             Err(
                 MempoolError::Rejected(Rejection::Nonce { .. } | Rejection::FeeTooLow { .. })
+                | MempoolError::TooFarAhead { .. }
+                | MempoolError::AccountFull
                 | MempoolError::Full
                 | MempoolError::LaneFull,
             ) if judgement == Judgement::Useless => judgement = Judgement::Late,
+            Err(_) if is_behind && judgement == Judgement::Useless => judgement = Judgement::Late,
             Err(_) => {}
         }
     }
     judgement
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::amount::Credits;
+
+    use super::*;
+
+    fn of(results: Vec<Result<TransactionHash, MempoolError>>, is_behind: bool) -> Judgement {
+        of_results(results.into_iter(), is_behind)
+    }
+
+    #[test]
+    fn who_is_behind_blames_nobody() {
+        let unfunded = || Err(MempoolError::Unfunded { have: Credits::ZERO, need: Credits::ZERO });
+        let ahead = || Err(MempoolError::TooFarAhead { got: 90, expected: 3 });
+        assert_eq!(of(vec![unfunded()], false), Judgement::Useless);
+        assert_eq!(of(vec![unfunded()], true), Judgement::Late);
+        // A node may be behind by less than it can tell.
+        assert_eq!(of(vec![ahead()], false), Judgement::Late);
+        assert_eq!(of(vec![unfunded(), ahead()], false), Judgement::Late);
+        let good = || Ok(TransactionHash::from_bytes([1; 32]));
+        assert_eq!(of(vec![unfunded(), good(), ahead()], true), Judgement::Useful);
+    }
 }

@@ -67,6 +67,13 @@ impl Journal {
                  the damage is not restored"
             );
         }
+        if let Some(torn) = restored.torn {
+            tracing::warn!(
+                path = %torn.path.display(), bytes = torn.bytes,
+                "the log of pending transactions ends short, as a crash leaves it; what it holds \
+                 whole is restored"
+            );
+        }
         let (requests, receiver) = mpsc::channel(QUEUE);
         let rewrite_at = REWRITE_BYTES_MIN.max(log.bytes().saturating_mul(2));
         let keeper = Keeper { dir, chain, log: Some(log), rewrite_at, ledger, own };

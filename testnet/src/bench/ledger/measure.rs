@@ -9,8 +9,8 @@ use protocol::amount::Height;
 use protocol::ids::TransactionHash;
 
 use super::load::{Observed, Told};
-use super::network::BenchNetwork;
 use super::report::Figures;
+use crate::network::Validators;
 
 /// Ticks of a second in `/proc`: fixed in the kernel's interface on every architecture that Ayni
 /// is built for, whatever the kernel's own clock.
@@ -30,7 +30,7 @@ pub(super) struct Consumption {
 }
 
 /// Reads what the validators and this process have used.
-pub(super) fn read(network: &BenchNetwork) -> Result<Consumption> {
+pub(super) fn read(network: &Validators) -> Result<Consumption> {
     let mut used = Consumption {
         validators: Vec::new(),
         generator: cpu(std::process::id())?,
@@ -48,7 +48,7 @@ pub(super) fn read(network: &BenchNetwork) -> Result<Consumption> {
 }
 
 /// User and system time of a process with all its threads.
-fn cpu(pid: u32) -> Result<Duration> {
+pub(super) fn cpu(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     // The name is in brackets and may hold anything; fields 14 and 15 are the times in ticks.
@@ -80,7 +80,7 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
 }
 
 /// The figures of a run; fetches the blocks after the clock has stopped.
-pub(super) async fn figures(network: &BenchNetwork, observed: Observed) -> Result<Figures> {
+pub(super) async fn figures(network: &Validators, observed: Observed) -> Result<Figures> {
     let Observed { sent, told, from, to, before, after } = observed;
     let measured: BTreeMap<Height, Told> = told[0]
         .iter()

@@ -5,29 +5,31 @@
 //! application stands on); one under a steady rate; one that is kept saturated. Transfers are
 //! signed before the clock starts and sent to all nodes through their interfaces. Finality is
 //! measured as a client sees it: from the moment before the request is sent to the moment at
-//! which the same node tells of the block that holds the transfer.
+//! which the same node tells of the block that holds the transfer. On the saturated chain it is
+//! then measured whether a node that is behind catches up faster than that chain grew.
 //!
 //! **Invariant.** A figure is given only if every transfer sent became final, all nodes hold the
 //! same state and the credits on it are conserved.
 
-mod accounts;
 mod aims;
 mod load;
 mod measure;
-mod network;
+mod replay;
 mod report;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use protocol::config::Config;
+use protocol::ledger::parameters::LedgerParameters;
 
+use crate::network::accounts::Accounts;
+use crate::network::{Plan, Validators, stop_asked};
 use crate::workspace::Workspace;
-use accounts::Accounts;
 use load::Shape;
-use network::{BenchNetwork, Blocks};
+use replay::CatchingUp;
 use report::{Figures, Report};
 
 /// Fewest validators: one fault is tolerated.
@@ -36,6 +38,9 @@ const VALIDATORS_MIN: usize = 4;
 const VALIDATORS_MAX: usize = 32;
 /// Most signing accounts that a genesis file holds beside the validators.
 const ACCOUNTS_MAX: usize = 4_096;
+/// The target above which the base fee rises, at its largest: fees that grow during the run would
+/// measure the fee market and not the ledger.
+const BLOCK_BYTES_TARGET: u64 = 524_288;
 /// Transfers signed for a second of saturation: more than any machine so far has taken.
 const SATURATION_PER_S: usize = 10_000;
 
@@ -106,52 +111,63 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns when this program is asked to end.
-async fn stop_asked() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
-        _ = terminate.recv() => Ok(()),
-    }
+/// Blocks as a node makes them by itself: when there is something to put in.
+fn on_demand(_: usize, _: &mut Config) {}
+
+/// Blocks one after another, empty ones too.
+fn unthrottled(_: usize, config: &mut Config) {
+    config.chain.block_wait_ms = 1;
 }
 
 async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {
     let length = Duration::from_secs(options.seconds);
-    let empty = run_one(workspace, options, Blocks::Unthrottled, Shape::Nothing, length, 0).await?;
+    let (empty, _) = run_one(workspace, options, unthrottled, Shape::Nothing, length, 0).await?;
     let sending_s = (length + load::WARM_UP).as_secs();
     let total = usize::try_from(options.rate * sending_s)?;
     let shape = Shape::Rate { per_s: options.rate };
-    let steady = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
+    let (steady, _) = run_one(workspace, options, on_demand, shape, length, total).await?;
     let total = SATURATION_PER_S * usize::try_from(sending_s)?;
     let shape = Shape::Window { transfers: options.window };
-    let saturated = run_one(workspace, options, Blocks::OnDemand, shape, length, total).await?;
-    Ok(Report::new(options, empty, steady, saturated))
+    let (saturated, behind) = run_one(workspace, options, on_demand, shape, length, total).await?;
+    let (replay, sync) = behind.context("the saturated run measures catching up")?;
+    Ok(Report::new(options, [empty, steady, saturated], replay, sync))
 }
 
 /// One network from its genesis to its end.
 async fn run_one(
     workspace: &Workspace,
     options: &Options,
-    blocks: Blocks,
+    configure: fn(usize, &mut Config),
     shape: Shape,
     length: Duration,
     transfers: usize,
-) -> Result<Figures> {
+) -> Result<(Figures, Option<(CatchingUp, CatchingUp)>)> {
     eprintln!("bench ledger: {}", shape.name());
-    let plan = network::Plan {
+    let plan = Plan {
         folder: workspace.target().join("bench").join("ledger"),
+        name: "ayni-bench",
         validators: options.validators,
-        accounts: options.accounts,
-        blocks,
+        signers: options.accounts,
+        parameters: LedgerParameters {
+            block_bytes_target: BLOCK_BYTES_TARGET,
+            ..LedgerParameters::default()
+        },
+        configure,
     };
-    let (mut network, genesis) = BenchNetwork::start(workspace, &plan).await?;
+    let mut network = Validators::start(workspace, &plan).await?;
     let outcome = async {
-        let accounts = Accounts::sign(&genesis, options, transfers)?;
+        let accounts =
+            Accounts::sign(&network.genesis, options.validators, options.accounts, transfers)?;
         let observed = load::run(&network, accounts, shape, length).await?;
         network.check_agreement().await?;
-        measure::figures(&network, observed).await
+        let figures = measure::figures(&network, observed).await?;
+        let behind = match shape {
+            Shape::Window { .. } => Some(replay::measure(&mut network, figures.tx_per_s).await?),
+            Shape::Nothing | Shape::Rate { .. } => None,
+        };
+        Ok((figures, behind))
     };
-    let outcome = outcome.await;
+    let outcome: Result<_> = outcome.await;
     let stopped = network.stop().await;
     let figures = outcome?;
     stopped?;

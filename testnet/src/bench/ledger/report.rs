@@ -4,6 +4,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::Options;
+use super::replay::CatchingUp;
 
 /// Figures of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -59,14 +60,18 @@ pub(super) struct Report {
     pub(super) steady: Figures,
     /// Saturated.
     pub(super) saturated: Figures,
+    /// A node without state replays the saturated chain from its own log.
+    pub(super) replay: CatchingUp,
+    /// A new node fetches the saturated chain from the validators.
+    pub(super) sync: CatchingUp,
 }
 
 impl Report {
     pub(super) fn new(
         options: &Options,
-        empty: Figures,
-        steady: Figures,
-        saturated: Figures,
+        [empty, steady, saturated]: [Figures; 3],
+        replay: CatchingUp,
+        sync: CatchingUp,
     ) -> Self {
         Self {
             validators: options.validators,
@@ -77,6 +82,8 @@ impl Report {
             empty,
             steady,
             saturated,
+            replay,
+            sync,
         }
     }
 }
@@ -116,7 +123,30 @@ pub(super) fn print(report: &Report, missed: &[String]) {
         table.add_row([[name.to_owned()].as_slice(), cells.as_slice()].concat());
     }
     println!("{table}");
+    println!("A node that is behind, on the saturated chain");
+    print_catching_up(report);
     if missed.is_empty() {
         println!("every aim stated for this benchmark is met");
     }
+}
+
+fn print_catching_up(report: &Report) {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["", "replay of its own log", "blocks from peers"]);
+    type Row = (&'static str, fn(&CatchingUp) -> Option<f64>);
+    let rows: [Row; 8] = [
+        ("transfers/s", |c| Some(c.tx_per_s)),
+        ("over those of the saturated chain (aim above 1)", |c| Some(c.over_chain)),
+        ("blocks/s", |c| Some(c.blocks_per_s)),
+        ("CPU per transfer, us", |c| c.cpu_us_per_tx),
+        ("transfers", |c| Some(c.transactions as f64)),
+        ("blocks", |c| Some(c.blocks as f64)),
+        ("seconds", |c| Some(c.seconds)),
+        ("seconds from the start of the process", |c| Some(c.seconds_from_start)),
+    ];
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), shown(value(&report.replay)), shown(value(&report.sync))]);
+    }
+    println!("{table}");
 }

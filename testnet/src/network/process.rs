@@ -1,12 +1,12 @@
 //! A node as a process: its home, its daemon, its client.
 //!
 //! The daemon is stopped by its process id: asked first, killed after a while, and killed when
-//! the value is dropped, so that no way out of the demo leaves one behind. Its worker ends by
+//! the value is dropped, so that no way out of this program leaves one behind. Its worker ends by
 //! itself when the daemon is gone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,10 +21,12 @@ use tokio::time::{Instant, sleep, timeout};
 const START_MAX: Duration = Duration::from_secs(60);
 /// A daemon that was asked to stop is killed then.
 const STOP_MAX: Duration = Duration::from_secs(25);
+/// How often a starting daemon is asked: often, because what comes back is timed and killed again.
+const START_LOOK: Duration = Duration::from_millis(20);
 /// How often a condition is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
-/// A node of the local network.
+/// A node of a local network.
 pub(crate) struct NodeProcess {
     /// Its number, from 0.
     pub(crate) index: usize,
@@ -57,6 +59,12 @@ impl NodeProcess {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) async fn start(&mut self) -> Result<Status> {
+        self.spawn()?;
+        self.answer().await
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub(crate) fn spawn(&mut self) -> Result<()> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -74,6 +82,11 @@ impl NodeProcess {
             .spawn()
             .with_context(|| format!("{} could not be started", self.program.display()))?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the daemon that was started answers.
+    pub(crate) async fn answer(&mut self) -> Result<Status> {
         let deadline = Instant::now() + START_MAX;
         loop {
             if let Ok(status) = self.client.status().await {
@@ -87,13 +100,48 @@ impl NodeProcess {
             if Instant::now() > deadline {
                 bail!("{} does not answer; its log is {}", self.name(), self.home.log().display());
             }
-            sleep(LOOK).await;
+            sleep(START_LOOK).await;
         }
     }
 
+    /// An error if the daemon was started and has ended by itself.
+    pub(crate) fn check_runs(&mut self) -> Result<()> {
+        let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+        match ended {
+            Some(status) => {
+                bail!("{} ended by itself ({status}): {}", self.name(), self.last_words())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the daemon ends without being asked; how it ended, and what it said last.
+    pub(crate) async fn ends_by_itself(
+        &mut self,
+        patience: Duration,
+    ) -> Result<(ExitStatus, String)> {
+        let mut child = self.child.take().context("the daemon was not started")?;
+        match timeout(patience, child.wait()).await {
+            Ok(status) => Ok((status?, self.last_words())),
+            Err(_) => {
+                self.child = Some(child);
+                bail!(
+                    "{} has not ended in {} s; its log is {}",
+                    self.name(),
+                    patience.as_secs(),
+                    self.home.log().display()
+                )
+            }
+        }
+    }
+
+    /// The last error of its log, else the last line.
     fn last_words(&self) -> String {
         let text = std::fs::read_to_string(self.home.log()).unwrap_or_default();
-        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no log").to_owned()
+        let is_error = |line: &&str| line.contains(" ERROR ") || line.starts_with("aynid: ");
+        let mut lines = text.lines().rev().filter(|line| !line.trim().is_empty());
+        let last = lines.clone().next().unwrap_or("no log");
+        lines.find(is_error).unwrap_or(last).to_owned()
     }
 
     /// `kill -9`, and nothing else.

@@ -1,4 +1,4 @@
-//! The signers, and what they have signed before the clock starts.
+//! Accounts that sign transfers, and what they have signed before the clock starts.
 
 use std::collections::VecDeque;
 
@@ -11,8 +11,6 @@ use protocol::keys::SecretKey;
 use protocol::ledger::genesis::Genesis;
 use protocol::transaction::{Payload, SignedTransaction, Transaction};
 
-use super::Options;
-
 /// Each transfer moves this.
 const AMOUNT: Credits = Credits::from_micro(1);
 /// Each transfer may cost this: far above what it does.
@@ -20,31 +18,36 @@ const FEE_MAX: Credits = Credits::from_micro(1_000_000);
 /// Highest tip; tips vary so that the pool's order is exercised.
 const TIP_MAX: u64 = 50;
 /// What a signer has: enough for every fee of a run.
-pub(super) const BALANCE: Credits = Credits::from_micro(1_000_000_000_000);
+pub(crate) const BALANCE: Credits = Credits::from_micro(1_000_000_000_000);
 
 /// Key of a signer.
-pub(super) fn key(index: usize) -> SecretKey {
+pub(crate) fn key(index: usize) -> SecretKey {
     SecretKey::from_seed(&derive("ayni 2026 bench signer v1", &[&index.to_le_bytes()]))
 }
 
 /// A signed transfer.
 #[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    pub(super) bytes: Bytes,
-    pub(super) hash: TransactionHash,
+pub(crate) struct Transfer {
+    pub(crate) bytes: Bytes,
+    pub(crate) hash: TransactionHash,
 }
 
 /// Signed transfers, each signer's in nonce order, for the node that the signer uses.
-pub(super) struct Accounts {
+pub(crate) struct Accounts {
     /// By node, then by signer.
     by_node: Vec<VecDeque<VecDeque<Transfer>>>,
 }
 
 impl Accounts {
-    /// Signs `transfers` transfers, spread over the signers, on all cores.
-    pub(super) fn sign(genesis: &Genesis, options: &Options, transfers: usize) -> Result<Self> {
+    /// Signs `transfers` transfers, spread over the signers, on all cores. Signers are dealt to
+    /// `nodes` nodes in turn.
+    pub(crate) fn sign(
+        genesis: &Genesis,
+        nodes: usize,
+        signers: usize,
+        transfers: usize,
+    ) -> Result<Self> {
         let chain = genesis.chain_id();
-        let signers = options.accounts;
         let each = transfers.div_ceil(signers);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = signers.div_ceil(threads);
@@ -60,15 +63,15 @@ impl Accounts {
                 .map(|thread| thread.join().ok().context("a signing thread failed"))
                 .collect::<Result<_>>()
         })?;
-        let mut by_node = vec![VecDeque::new(); options.validators];
+        let mut by_node = vec![VecDeque::new(); nodes];
         for (index, queue) in signed.into_iter().flatten().enumerate() {
-            by_node[index % options.validators].push_back(queue);
+            by_node[index % nodes].push_back(queue);
         }
         Ok(Self { by_node })
     }
 
     /// Up to `count` transfers for a node, of as many signers as there are.
-    pub(super) fn take(&mut self, node: usize, count: usize) -> Vec<Transfer> {
+    pub(crate) fn take(&mut self, node: usize, count: usize) -> Vec<Transfer> {
         let mut taken = Vec::with_capacity(count);
         let signers = &mut self.by_node[node];
         while taken.len() < count
