@@ -76,6 +76,12 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("capabilities", "validates", "Take part in consensus when there is stake.", ""),
     ("chain", "block_wait_ms", "How long a proposer waits for transactions.", ""),
     ("chain", "archive", "Keep every block; else none behind the second last snapshot.", ""),
+    (
+        "chain",
+        "trusted",
+        "A block known to be final: peers must have it. Needed where the chain is old.",
+        "\"HEIGHT:HASH\"",
+    ),
     ("api", "socket", "Path of the socket; relative to this folder.", "\"run/ayni.sock\""),
     ("api", "group_read", "Let users of the socket folder's group read.", ""),
     ("log", "level", "error, warn, info, debug, trace, or \"info,libp2p=warn\".", ""),
