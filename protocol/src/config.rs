@@ -120,7 +120,8 @@ impl Default for CapabilitiesConfig {
 pub struct ChainConfig {
     /// How long a proposer waits for transactions before it proposes an empty block.
     pub block_wait_ms: u32,
-    /// Whether every block is kept; otherwise those behind the second last snapshot are deleted.
+    /// Whether every block is fetched and kept. Otherwise a node that is far behind starts from a
+    /// snapshot, and blocks behind older snapshots are deleted: two to four intervals are kept.
     pub archive: bool,
     /// `HEIGHT:HASH` of a block that is known to be final, from somebody who is trusted: what peers
     /// send is then believed only if it contains this block.
@@ -129,7 +130,7 @@ pub struct ChainConfig {
 
 impl Default for ChainConfig {
     fn default() -> Self {
-        Self { block_wait_ms: 1_000, archive: true, trusted: None }
+        Self { block_wait_ms: 1_000, archive: false, trusted: None }
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) enum Known {
     /// Everything.
     Opened(Founded),
     /// A genesis, and that the chain may be far ahead of the ledger here.
-    MayBeFar(Vec<u8>, Genesis, Probe),
+    MayBeFar(Vec<u8>, Box<Genesis>, Probe),
 }
 
 /// Where and how a ledger is opened.
@@ -60,7 +60,7 @@ impl<'a> Founding<'a> {
     /// Opens the ledger of a genesis, unless peers should be asked first.
     pub(super) async fn known(&self, json: Vec<u8>, genesis: Genesis) -> anyhow::Result<Known> {
         Ok(match self.probe(&genesis).await? {
-            Some(probe) => Known::MayBeFar(json, genesis, probe),
+            Some(probe) => Known::MayBeFar(json, Box::new(genesis), probe),
             None => Known::Opened(self.open(json, genesis).await?),
         })
     }
@@ -70,13 +70,13 @@ impl<'a> Founding<'a> {
         &self,
         known: Option<Known>,
         chain: ChainId,
-        network: &NetworkHandle,
         events: &mut mpsc::Receiver<NetworkEvent>,
         blobs: &Blobs,
     ) -> anyhow::Result<Founded> {
+        let network = &blobs.network;
         let (json, genesis, probe) = match known {
             Some(Known::Opened(founded)) => return Ok(founded),
-            Some(Known::MayBeFar(json, genesis, probe)) => (json, genesis, Some(probe)),
+            Some(Known::MayBeFar(json, genesis, probe)) => (json, *genesis, Some(probe)),
             None => {
                 let json = fetch_genesis(network, events, chain).await?;
                 let genesis = home::parse_genesis(&json)?;
@@ -91,7 +91,7 @@ impl<'a> Founding<'a> {
         };
         network.set_genesis(json.clone()).await;
         if let Some(probe) = probe {
-            let setup = self.setup(&genesis, &probe, network, blobs)?;
+            let setup = self.setup(&genesis, &probe, blobs)?;
             let outcome = tokio::select! {
                 () = self.token.cancelled() => bail!("stopped while looking for a snapshot"),
                 outcome = Box::pin(join::join(&setup, events)) => outcome?,
@@ -124,13 +124,7 @@ impl<'a> Founding<'a> {
         self.config.network().persistent_peers.len() + told
     }
 
-    fn setup(
-        &self,
-        genesis: &Genesis,
-        probe: &Probe,
-        network: &NetworkHandle,
-        blobs: &Blobs,
-    ) -> anyhow::Result<Setup> {
+    fn setup(&self, genesis: &Genesis, probe: &Probe, blobs: &Blobs) -> anyhow::Result<Setup> {
         Ok(Setup {
             data: self.root.data(),
             chain: genesis.chain_id(),
@@ -139,7 +133,7 @@ impl<'a> Founding<'a> {
             interval_blocks: genesis.parameters.snapshot_interval_blocks,
             tip: probe.tip,
             peers_expected: self.peers_expected(),
-            network: network.clone(),
+            network: blobs.network.clone(),
             store: blobs.store.clone(),
             blobs: blobs.service.clone(),
             tracker: self.tracker.clone(),

@@ -165,11 +165,11 @@ async fn start(
     let network = start_network(&root, &config, &secrets, chain, tracker, token)?;
     let mut events = network.subscribe().await;
     let blobs = Blobs::open(&root, &network, tracker, token).await?;
-    let founded = founding.found(known, chain, &network, &mut events, &blobs).await?;
+    let founded = founding.found(known, chain, &mut events, &blobs).await?;
     network.set_genesis(founded.json.clone()).await;
     let (data, store) = (root.data(), blobs.store.clone());
     tokio::task::spawn_blocking(move || join::tidy(&data, &store)).await??;
-    let node = assemble(root, config, secrets, network, founded, blobs, tracker, token).await?;
+    let node = assemble(root, config, secrets, founded, blobs, tracker, token).await?;
     let engine = start_tasks(&node, events);
     Ok((node, engine))
 }
@@ -201,8 +201,10 @@ fn start_network(
     })
 }
 
-/// The blob store and what serves it: open before the ledger, which may come from a snapshot.
+/// The network, the blob store and what serves it: there before the ledger, which may come from a
+/// snapshot.
 pub(super) struct Blobs {
+    pub(super) network: NetworkHandle,
     pub(super) store: BlobStore,
     pub(super) service: BlobService,
     withheld: blobs::Withheld,
@@ -227,8 +229,9 @@ impl Blobs {
             policy_ledger.get().is_some_and(|ledger| policy_withheld.allows(ledger, hash))
         };
         let (network, token) = (network.clone(), token.clone());
-        let service = BlobService::start(store.clone(), network, Arc::new(policy), tracker, token)?;
-        Ok(Self { store, service, withheld, ledger })
+        let policy = Arc::new(policy);
+        let service = BlobService::start(store.clone(), network.clone(), policy, tracker, token)?;
+        Ok(Self { network, store, service, withheld, ledger })
     }
 }
 
@@ -236,7 +239,6 @@ async fn assemble(
     root: Home,
     config: CheckedConfig,
     secrets: NodeSecrets,
-    network: NetworkHandle,
     founded: Founded,
     blobs: Blobs,
     tracker: &TaskTracker,
@@ -245,7 +247,7 @@ async fn assemble(
     let Founded { json: genesis_json, chain, ledger } = founded;
     let data = root.data();
     let history = tokio::task::spawn_blocking(move || Histories::open(&data)).await?;
-    let Blobs { store, service, withheld, ledger: served } = blobs;
+    let Blobs { network, store, service, withheld, ledger: served } = blobs;
     // Set once: this is the only place that does.
     let _ = served.set(Arc::clone(&ledger));
     let worker = start_worker(&root, &config, tracker, token)?;
