@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use protocol::amount::Height;
-use protocol::config::Config;
+use protocol::config::{ChainConfig, Config};
 use protocol::home::NodeSecrets;
-use protocol::ids::StateRoot;
+use protocol::ids::{BlockHash, StateRoot};
 use protocol::ledger::genesis::Genesis;
 use storage::BlockLog;
 use tokio::time::sleep;
@@ -33,12 +33,22 @@ pub(crate) struct Net {
     pub(crate) nodes: Vec<Daemon>,
     pub(crate) genesis: Genesis,
     pub(crate) addresses: Vec<String>,
+    config: Config,
 }
 
 impl Net {
     pub(crate) async fn start(folder: &Path, name: &str, secrets: &[NodeSecrets]) -> Self {
+        Self::start_with(folder, name, secrets, pruning()).await
+    }
+
+    async fn start_with(
+        folder: &Path,
+        name: &str,
+        secrets: &[NodeSecrets],
+        config: Config,
+    ) -> Self {
         let genesis = genesis(name, secrets);
-        let mut net = Self { nodes: Vec::new(), genesis, addresses: Vec::new() };
+        let mut net = Self { nodes: Vec::new(), genesis, addresses: Vec::new(), config };
         for (index, keys) in secrets.iter().enumerate() {
             let root = folder.join(format!("node-{index}"));
             let mut node = Daemon::new(&root, keys, net.told(), Some(net.genesis.clone()));
@@ -54,14 +64,17 @@ impl Net {
 
     /// A configuration that knows the first nodes.
     fn told(&self) -> Config {
-        let mut config = pruning();
+        let mut config = self.config.clone();
         config.network.persistent_peers.clone_from(&self.addresses);
         config
     }
 
     pub(crate) async fn reach(&self, height: u64) {
-        for node in &self.nodes {
-            node.until("blocks", |status| status.height >= Height::new(height)).await;
+        // Each interval may take its time.
+        for step in (INTERVAL..=height).step_by(20) {
+            for node in &self.nodes {
+                node.until("blocks", |status| status.height >= Height::new(step)).await;
+            }
         }
     }
 
@@ -172,4 +185,44 @@ async fn killed_while_it_joins_a_node_begins_again() {
     assert!(first_block(&new, &net.genesis) >= Height::new(INTERVAL));
     let blobs = fs::read_dir(new.home.data().join("blobs")).expect("the blobs").count();
     assert_eq!(blobs, 1, "only the folder for what is unfinished");
+}
+
+/// What the owner trusts is where proofs begin, and no chain without it is followed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_block_must_be_in_the_chain() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let keys = secrets(3);
+    let archive = Config { chain: ChainConfig { archive: true, ..pruning().chain }, ..pruning() };
+    let mut net = Net::start_with(folder.path(), "trusted", &keys[..1], archive).await;
+    net.reach(3 * INTERVAL).await;
+    let height = Height::new(10);
+    let hash = net.nodes[0].client.block(height).await.expect("a block").summary.hash;
+    let mut told = net.told();
+    told.chain.archive = false;
+    told.chain.trusted = Some(format!("{height}:{hash}"));
+    let root = folder.path().join("right");
+    let mut right = Daemon::new(&root, &keys[1], told.clone(), Some(net.genesis.clone()));
+    let status = right.start().await;
+    assert!(right.log().contains(JOINED), "{}", right.log());
+    right.until("the tip", |s| s.height >= status.height.plus(INTERVAL)).await;
+    equal_roots(&net.nodes[0], &right).await;
+    right.stop().await;
+
+    // Nothing that leads around it is believed, neither a snapshot nor the blocks.
+    told.chain.trusted = Some(format!("{height}:{}", BlockHash::from_bytes([7; 32])));
+    let root = folder.path().join("wrong");
+    let wrong = Daemon::new(&root, &keys[2], told, Some(net.genesis.clone()));
+    let (status, said) = wrong.refuses().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(!said.contains(JOINED), "{said}");
+    assert!(said.contains("no peer could give a snapshot"), "{said}");
+    assert!(said.contains("`trusted` was typed wrongly"), "{said}");
+    assert!(first_block(&wrong, &net.genesis) == Height::new(1));
+    // A ledger that has the block is refused as well.
+    net.stop().await;
+    let mut other = pruning();
+    other.chain.trusted = Some(format!("{height}:{}", BlockHash::from_bytes([7; 32])));
+    net.nodes[0].configure(&other);
+    let (_, said) = net.nodes[0].refuses().await;
+    assert!(said.contains("block 10 of this ledger is"), "{said}");
 }
