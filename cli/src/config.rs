@@ -75,7 +75,18 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("capabilities", "hosts", "Serve blobs to others.", ""),
     ("capabilities", "validates", "Take part in consensus when there is stake.", ""),
     ("chain", "block_wait_ms", "How long a proposer waits for transactions.", ""),
-    ("chain", "archive", "Keep every block; else none behind the second last snapshot.", ""),
+    (
+        "chain",
+        "archive",
+        "Keep every block, and fetch every one; else none behind older snapshots.",
+        "",
+    ),
+    (
+        "chain",
+        "trusted",
+        "A block known to be final: peers must have it. Needed where the chain is old.",
+        "\"HEIGHT:HASH\"",
+    ),
     ("api", "socket", "Path of the socket; relative to this folder.", "\"run/ayni.sock\""),
     ("api", "group_read", "Let users of the socket folder's group read.", ""),
     ("log", "level", "error, warn, info, debug, trace, or \"info,libp2p=warn\".", ""),
@@ -139,7 +150,7 @@ mod tests {
         let text = render(&Config::default()).expect("plain values");
         let uncommented: String = text
             .lines()
-            .filter(|line| !line.contains("\"ayni:...\""))
+            .filter(|line| !line.contains("\"ayni:...\"") && !line.contains("HEIGHT:HASH"))
             .filter(|line| !line.contains("/home/me") && !line.contains("run/ayni.sock"))
             .map(|line| match line.strip_prefix("# ") {
                 Some(rest) if rest.contains(" = ") => format!("{rest}\n"),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::join::{AddressError, JoinError, JoinString, check_address};
+use crate::join::{AddressError, JoinError, JoinString, TrustedBlock, check_address};
 use crate::transaction::Capabilities;
 
 /// Addresses in one list of the configuration: each costs a socket or a dial.
@@ -120,13 +120,17 @@ impl Default for CapabilitiesConfig {
 pub struct ChainConfig {
     /// How long a proposer waits for transactions before it proposes an empty block.
     pub block_wait_ms: u32,
-    /// Whether every block is kept; otherwise those behind the second last snapshot are deleted.
+    /// Whether every block is fetched and kept. Otherwise a node that is far behind starts from a
+    /// snapshot, and blocks behind older snapshots are deleted: two to four intervals are kept.
     pub archive: bool,
+    /// `HEIGHT:HASH` of a block that is known to be final, from somebody who is trusted: what peers
+    /// send is then believed only if it contains this block.
+    pub trusted: Option<String>,
 }
 
 impl Default for ChainConfig {
     fn default() -> Self {
-        Self { block_wait_ms: 1_000, archive: true }
+        Self { block_wait_ms: 1_000, archive: false, trusted: None }
     }
 }
 
@@ -178,6 +182,9 @@ pub enum ConfigError {
     /// Not a join string.
     #[error("[network] join: {0}")]
     Join(JoinError),
+    /// Not a trusted block.
+    #[error("[chain] trusted: {0}; `ayni chain blocks` of a node that you trust shows one")]
+    Trusted(JoinError),
 }
 
 /// A configuration whose every value has been checked; the only kind that the node accepts.
@@ -185,6 +192,7 @@ pub enum ConfigError {
 pub struct CheckedConfig {
     network: NetworkConfig,
     join: Option<JoinString>,
+    trusted: Option<TrustedBlock>,
     worker: WorkerConfig,
     training: TrainingConfig,
     capabilities: Capabilities,
@@ -202,6 +210,11 @@ impl CheckedConfig {
     /// The network to join.
     pub const fn join(&self) -> Option<&JoinString> {
         self.join.as_ref()
+    }
+
+    /// The block that is trusted: of `[chain]`, else of the join string.
+    pub fn trusted(&self) -> Option<TrustedBlock> {
+        self.trusted.or_else(|| self.join().and_then(JoinString::trusted))
     }
 
     /// The process that computes.
@@ -264,6 +277,8 @@ impl Config {
         self.validate_worker()?;
         let wait = self.chain.block_wait_ms;
         require((1..=60_000).contains(&wait), "chain", "block_wait_ms", "1 to 60,000")?;
+        let trusted = self.chain.trusted.as_deref().map(str::parse).transpose();
+        let trusted = trusted.map_err(ConfigError::Trusted)?;
         let private = self.training.private_data.as_ref();
         let absolute = private.is_none_or(|path| path.is_absolute());
         require(absolute, "training", "private_data", "an absolute path, beginning with \"/\"")?;
@@ -274,6 +289,7 @@ impl Config {
         Ok(CheckedConfig {
             network: self.network,
             join,
+            trusted,
             worker: self.worker,
             training: self.training,
             capabilities: Capabilities {
@@ -340,6 +356,7 @@ mod tests {
         check(&|c| c.worker.command = vec![String::new()], "[worker] command");
         check(&|c| c.training.private_data = Some("x".into()), "[training] private_data");
         check(&|c| c.chain.block_wait_ms = 0, "[chain] block_wait_ms");
+        check(&|c| c.chain.trusted = Some("7:x".into()), "[chain] trusted");
         check(&|c| c.log.level = String::new(), "[log] level");
     }
 

@@ -162,7 +162,7 @@ impl FromStr for JoinString {
             .strip_prefix(SCHEME)
             .ok_or_else(|| JoinError::Scheme(text.chars().take(8).collect()))?;
         let (rest, trusted) = match rest.split_once('#') {
-            Some((rest, trusted)) => (rest, Some(parse_trusted(trusted)?)),
+            Some((rest, trusted)) => (rest, Some(trusted.parse()?)),
             None => (rest, None),
         };
         let (chain, addresses) = rest.split_once('@').ok_or(JoinError::NoAddresses)?;
@@ -171,17 +171,21 @@ impl FromStr for JoinString {
     }
 }
 
-fn parse_trusted(text: &str) -> Result<TrustedBlock, JoinError> {
-    let refuse = || JoinError::Trusted(shorten(text));
-    let (height, hash) = text.split_once(':').ok_or_else(refuse)?;
-    // `u64::from_str` takes a leading plus, which would be a second spelling.
-    if !height.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(refuse());
+impl FromStr for TrustedBlock {
+    type Err = JoinError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = || JoinError::Trusted(shorten(text));
+        let (height, hash) = text.split_once(':').ok_or_else(refuse)?;
+        // `u64::from_str` takes a leading plus, which would be a second spelling.
+        if !height.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(refuse());
+        }
+        Ok(Self {
+            height: Height::new(height.parse().map_err(|_| refuse())?),
+            hash: hash.parse().map_err(|_| refuse())?,
+        })
     }
-    Ok(TrustedBlock {
-        height: Height::new(height.parse().map_err(|_| refuse())?),
-        hash: hash.parse().map_err(|_| refuse())?,
-    })
 }
 
 impl Serialize for JoinString {

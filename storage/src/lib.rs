@@ -15,6 +15,7 @@
 //! | [`snapshot`] | whole states, as files | found when read; another one is used |
 //! | [`history`] | where transactions are (sled) | removed and made anew from the log |
 //! | [`validator_sets`] | validators of the past (sled) | what is damaged is forgotten |
+//! | [`trail`] | what proves the chain where blocks were deleted | damaged: gone, begun anew |
 //! | [`blobs`] | content-addressed files | found when read, served or verified |
 //!
 //! **Architecture invariant.** No rule of the ledger is applied here and no signature is made or
@@ -32,6 +33,7 @@ pub mod lock;
 pub mod memory;
 pub mod mempool_log;
 pub mod migrate;
+pub mod probe;
 pub mod proposal_log;
 pub mod record;
 pub mod repair;
@@ -39,6 +41,7 @@ pub mod retention;
 pub mod signer_guard;
 pub mod snapshot;
 pub mod state;
+pub mod trail;
 pub mod transfer;
 mod tree;
 pub mod validator_sets;

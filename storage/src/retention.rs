@@ -63,17 +63,38 @@ pub enum PruneError {
     File(#[from] FileError),
 }
 
+/// The snapshots that are of use, since the header that commits their root is decided, and how many
+/// of them are too old.
+fn usable(
+    log: &BlockLog,
+    snapshots: &Snapshots,
+    keep: usize,
+) -> Result<(Vec<Retained>, usize), FileError> {
+    let mut kept = snapshots.list()?;
+    kept.retain(|s| log.tip().is_some_and(|tip| s.height < tip.height));
+    let oldest = kept.len().saturating_sub(keep.max(1));
+    Ok((kept, oldest))
+}
+
+/// The height behind which [`prune`] would delete blocks, with `keep` snapshots kept.
+pub(crate) fn base(
+    log: &BlockLog,
+    snapshots: &Snapshots,
+    keep: usize,
+) -> Result<Option<Height>, FileError> {
+    let (usable, oldest) = usable(log, snapshots, keep)?;
+    Ok(usable.get(oldest).map(|base| base.height))
+}
+
 pub(crate) fn prune(
     log: &mut BlockLog,
     snapshots: &Snapshots,
     retention: Retention,
 ) -> Result<Pruned, PruneError> {
     let Retention::Snapshots(keep) = retention else { return Ok(Pruned::default()) };
-    let kept = snapshots.list()?;
-    // A snapshot is of use once the header that commits its root is decided.
-    let usable: Vec<&Retained> =
-        kept.iter().filter(|s| log.tip().is_some_and(|tip| s.height < tip.height)).collect();
-    let oldest = usable.len().saturating_sub(keep.max(1));
+    // Segments end where snapshots are, so that this one's blocks can go with it one day.
+    log.roll();
+    let (usable, oldest) = usable(log, snapshots, keep)?;
     let Some(base) = usable.get(oldest) else { return Ok(Pruned::default()) };
     let height = base.height;
     let info = snapshots.verify(base).map_err(|source| PruneError::Snapshot { height, source })?;

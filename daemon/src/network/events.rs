@@ -7,7 +7,7 @@ use libp2p::{Multiaddr, PeerId};
 use protocol::ids::ContentHash;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::wire::{PeerStatus, Topic};
+use super::wire::{MetaRequest, PeerStatus, Topic};
 
 /// Identifies a gossip message until its consumer has said whether to forward it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +156,15 @@ pub enum NetworkEvent {
         peer: PeerId,
         /// Bounded list of hashes.
         hashes: Vec<ContentHash>,
+    },
+    /// A peer asks for a snapshot, a proof or a block. Answer as above.
+    AsksLedger {
+        /// For the answer.
+        id: MetaRequestId,
+        /// Who asks.
+        peer: PeerId,
+        /// What it asks.
+        request: MetaRequest,
     },
 }
 

@@ -137,8 +137,7 @@ impl Task {
                         self.report(peer, Severity::LowTolerance, "malformed request");
                         return;
                     };
-                    // A genesis is large; the others are small.
-                    let cost = if request == MetaRequest::Genesis { 10.0 } else { 1.0 };
+                    let cost = cost(&request);
                     if self.ration(peer, Rationed::Meta, cost) {
                         self.on_meta_request(peer, request_id, request, channel);
                     }
@@ -183,16 +182,30 @@ impl Task {
                 })
             }
             MetaRequest::HasBlobs(hashes) => {
-                let id = MetaRequestId(self.fresh_id());
-                if self.meta_in.insert(id, (request_id, channel)).is_ok()
-                    && !self.tell_node(NetworkEvent::HasBlobs { id, peer, hashes })
-                {
-                    self.meta_in.remove(&id);
-                }
-                return;
+                let event = |id| NetworkEvent::HasBlobs { id, peer, hashes };
+                return self.ask_node(request_id, channel, event);
+            }
+            request @ (MetaRequest::Snapshot
+            | MetaRequest::Bridges { .. }
+            | MetaRequest::Block(_)) => {
+                let event = |id| NetworkEvent::AsksLedger { id, peer, request };
+                return self.ask_node(request_id, channel, event);
             }
         };
         let _ = self.swarm.behaviour_mut().meta.send_response(channel, answer);
+    }
+
+    /// Hands a question to the node, which answers it later.
+    fn ask_node(
+        &mut self,
+        request_id: request_response::InboundRequestId,
+        channel: request_response::ResponseChannel<MetaResponse>,
+        event: impl FnOnce(MetaRequestId) -> NetworkEvent,
+    ) {
+        let id = MetaRequestId(self.fresh_id());
+        if self.meta_in.insert(id, (request_id, channel)).is_ok() && !self.tell_node(event(id)) {
+            self.meta_in.remove(&id);
+        }
     }
 
     fn on_meta_response(&mut self, peer: PeerId, waiter: MetaWaiter, response: MetaResponse) {
@@ -244,6 +257,16 @@ impl Task {
             | OutboundFailure::ConnectionClosed
             | OutboundFailure::UnsupportedProtocols => {}
         }
+    }
+}
+
+/// What a question costs of a peer's ration: the answer's size, roughly. A whole proof and what
+/// goes with it must fit the bucket.
+const fn cost(request: &MetaRequest) -> f64 {
+    match request {
+        MetaRequest::Genesis | MetaRequest::Block(_) => 10.0,
+        MetaRequest::Bridges { .. } => 2.0,
+        MetaRequest::HasBlobs(_) | MetaRequest::Status | MetaRequest::Snapshot => 1.0,
     }
 }
 

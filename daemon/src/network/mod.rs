@@ -37,7 +37,10 @@ pub use events::{
 };
 pub use handle::{NetworkHandle, NetworkStats, RequestError};
 pub use score::Severity;
-pub use wire::{MetaRequest, MetaResponse, PeerStatus, Topic};
+pub use wire::{
+    BridgeAnswer, MetaRequest, MetaResponse, NoProof, PeerStatus, SnapshotAnswer, SnapshotOffer,
+    Topic,
+};
 
 /// How the network is set up.
 #[derive(Clone, Debug)]

@@ -3,10 +3,13 @@
 //! Topic names carry the chain id: nodes of two chains that meet do not hear one another.
 
 use protocol::amount::Height;
+use protocol::block::{DecidedBlock, Header};
 use protocol::codec::Canonical;
 use protocol::ids::{ChainId, ContentHash};
 use protocol::limits;
+use protocol::proof::Bridge;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// Addresses in one status answer.
 pub const PEERS_PER_STATUS_MAX: usize = 32;
@@ -20,6 +23,16 @@ pub const GENESIS_BYTES_MAX: usize = 1024 * 1024;
 pub const SYNC_REQUEST_BYTES_MAX: usize = 64;
 /// Bytes of one engine sync response: a batch of five full blocks fits.
 pub const SYNC_RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bridges in one page of a proof.
+pub const BRIDGES_PER_PAGE_MAX: usize = 64;
+/// Bytes of the bridges in one page, but for the last of them.
+pub const PAGE_BYTES_MAX: usize = 512 * 1024;
+
+// The largest answer is a block.
+const _: () = assert!(PAGE_BYTES_MAX + Bridge::BYTES_MAX + Header::BYTES_MAX + 64 < BLOCK_BYTES);
+const _: () = assert!(GENESIS_BYTES_MAX + 16 < BLOCK_BYTES);
+const BLOCK_BYTES: usize = DecidedBlock::BYTES_MAX;
 
 /// Name of the engine's sync protocol.
 pub const SYNC_PROTOCOL: &str = "/ayni/sync/1";
@@ -83,6 +96,18 @@ pub enum MetaRequest {
     HasBlobs(Vec<ContentHash>),
     /// Where the peer stands and whom it knows.
     Status,
+    /// The newest snapshot that the peer can give and prove.
+    Snapshot,
+    /// The next page of the proof that leads from a height that the asker believes (zero: the
+    /// genesis) to the header at `target`.
+    Bridges {
+        /// The height that is believed.
+        after: Height,
+        /// Where the proof leads.
+        target: Height,
+    },
+    /// The decided block of a height.
+    Block(Height),
 }
 
 impl Canonical for MetaRequest {
@@ -100,10 +125,70 @@ pub enum MetaResponse {
     Status(PeerStatus),
     /// The peer will not answer now.
     Refused,
+    /// What the peer can give instead of blocks.
+    Snapshot(SnapshotAnswer),
+    /// A page of a proof.
+    Bridges(BridgeAnswer),
+    /// The block, if the peer has it.
+    Block(Option<Box<DecidedBlock>>),
 }
 
 impl Canonical for MetaResponse {
-    const BYTES_MAX: usize = GENESIS_BYTES_MAX + 16;
+    const BYTES_MAX: usize = BLOCK_BYTES + 64;
+}
+
+/// What a peer has of the chain. Unverified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAnswer {
+    /// The first height whose block it has.
+    pub first: Height,
+    /// Its newest snapshot that a final header commits to.
+    pub offer: Option<SnapshotOffer>,
+}
+
+/// A snapshot that a peer says it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotOffer {
+    /// Height of its state.
+    pub height: Height,
+    /// BLAKE3 of its bytes: the name of the blob.
+    pub hash: ContentHash,
+    /// Its length in bytes: a hint.
+    pub bytes: u64,
+}
+
+/// A page of a proof, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BridgeAnswer {
+    /// The next bridges, at least one of them unless the target is where the asker stands.
+    Page {
+        /// The header at the height that is believed, unless that is the genesis.
+        start: Option<Box<Header>>,
+        /// At most [`BRIDGES_PER_PAGE_MAX`] with at most [`PAGE_BYTES_MAX`] bytes and one more.
+        bridges: Vec<Bridge>,
+    },
+    /// There is no proof to be had from this peer.
+    None(NoProof),
+}
+
+/// Why a peer has no proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum NoProof {
+    /// It has neither the block nor a bridge there.
+    #[error("it has no block of height {0} and no proof that passes there")]
+    NoBlock(Height),
+    /// It does not know the validators of a height.
+    #[error("it no longer knows the validators of height {0}")]
+    NoValidators(Height),
+    /// The way is too long.
+    #[error(
+        "the validators were replaced too often since then for one proof: trust a later block, \
+         with `trusted` under [chain]"
+    )]
+    TooLong,
+    /// It cannot answer now.
+    #[error("it has too much to do")]
+    Busy,
 }
 
 /// Where a peer stands. Unverified: a hint for where to look, never a fact.
@@ -123,7 +208,11 @@ impl MetaRequest {
     pub fn is_bounded(&self) -> bool {
         match self {
             Self::HasBlobs(hashes) => hashes.len() <= HASHES_PER_REQUEST_MAX,
-            Self::Genesis | Self::Status => true,
+            Self::Genesis
+            | Self::Status
+            | Self::Snapshot
+            | Self::Bridges { .. }
+            | Self::Block(_) => true,
         }
     }
 }
@@ -140,6 +229,14 @@ impl MetaResponse {
             (MetaRequest::Status, Self::Status(status)) => {
                 status.peers.len() <= PEERS_PER_STATUS_MAX
                     && status.peers.iter().all(|peer| peer.len() <= ADDRESS_BYTES_MAX)
+            }
+            (MetaRequest::Snapshot, Self::Snapshot(_)) => true,
+            (MetaRequest::Bridges { .. }, Self::Bridges(answer)) => match answer {
+                BridgeAnswer::Page { bridges, .. } => bridges.len() <= BRIDGES_PER_PAGE_MAX,
+                BridgeAnswer::None(_) => true,
+            },
+            (MetaRequest::Block(height), Self::Block(block)) => {
+                block.as_ref().is_none_or(|block| block.certificate.height == *height)
             }
             _ => false,
         }
@@ -159,6 +256,11 @@ mod tests {
         assert!(MetaResponse::HasBlobs(vec![true, false]).answers(&request));
         assert!(!MetaResponse::HasBlobs(vec![true]).answers(&request));
         assert!(!MetaResponse::Genesis(None).answers(&request));
+        let page = MetaRequest::Bridges { after: Height::ZERO, target: Height::new(28) };
+        let none = MetaResponse::Bridges(BridgeAnswer::None(NoProof::Busy));
+        assert!(none.answers(&page) && !none.answers(&MetaRequest::Snapshot));
+        assert!(!MetaResponse::Block(None).answers(&page));
+        assert!(MetaResponse::Block(None).answers(&MetaRequest::Block(Height::new(3))));
         let largest = MetaRequest::HasBlobs(vec![ContentHash::of(b"x"); HASHES_PER_REQUEST_MAX]);
         assert!(codec::encode_checked(&largest).is_ok());
         assert!(largest.is_bounded());

@@ -8,6 +8,7 @@ use protocol::block::{BoundBlock, DecidedBlock, Evidence};
 use protocol::consensus::{ProposalBody, ValidatorSet};
 use protocol::host::{ProposerKeys, Refused, Standing};
 use protocol::ids::ValidatorId;
+use protocol::join::TrustedBlock;
 use tokio::sync::Notify;
 
 use super::ledger::Ledger;
@@ -24,6 +25,8 @@ pub struct Consensus {
     pub network: NetworkHandle,
     /// Rung when a transaction has come in.
     pub arrivals: Arc<Notify>,
+    /// A block that the owner trusts: no other may be decided at its height.
+    pub trusted: Option<TrustedBlock>,
 }
 
 impl Consensus {
@@ -106,6 +109,14 @@ impl Application for Consensus {
         decided: DecidedBlock,
         block: Arc<BoundBlock>,
     ) -> Result<(), ApplicationError> {
+        let (height, hash) = (decided.certificate.height, decided.certificate.block);
+        if let Some(trusted) = self.trusted.filter(|t| t.height == height && t.hash != hash) {
+            return Err(ApplicationError(format!(
+                "block {height} of the chain that the peers follow is {hash}, not {} as `trusted` \
+                 says: this is another chain, or `trusted` was typed wrongly",
+                trusted.hash
+            )));
+        }
         let commit = self.ledger.run(move |ledger| ledger.commit(decided, &block));
         commit.await.map_err(|refused| failed(&refused))
     }

@@ -57,6 +57,9 @@ async fn handle(node: &Arc<Node>, event: NetworkEvent) {
                 node.network.respond(id, MetaResponse::HasBlobs(answer)).await;
             }
         }
+        NetworkEvent::AsksLedger { id, request, .. } => {
+            super::join::serve::answer(node, id, request)
+        }
         NetworkEvent::Status { status, .. } => {
             node.best_known.fetch_max(status.tip.get(), Ordering::Relaxed);
         }

@@ -9,9 +9,11 @@ pub mod backend;
 pub mod blobs;
 pub mod duties;
 pub mod events;
+mod founding;
 pub mod gossip;
 pub mod history;
 pub mod home;
+pub mod join;
 pub mod ledger;
 pub mod notes;
 pub mod private;
@@ -20,7 +22,7 @@ pub mod start;
 pub mod transactions;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 use libp2p::PeerId;
@@ -58,6 +60,10 @@ pub struct Node {
     pub store: storage::BlobStore,
     /// Their transfer.
     pub blobs: BlobService,
+    /// Snapshots that peers may start from.
+    pub snapshots: join::serve::SnapshotServer,
+    /// Whether no peer has the next block any more.
+    pub stranded: AtomicBool,
     /// Deltas that are not served yet.
     pub withheld: blobs::Withheld,
     /// The process that computes.

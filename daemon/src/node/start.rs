@@ -1,7 +1,7 @@
 //! From a home directory to a running node, and back down in order.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -12,8 +12,7 @@ use protocol::config::CheckedConfig;
 use protocol::home::{Home, NodeSecrets};
 use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
-use protocol::ledger::genesis::Genesis;
-use storage::{BlobStore, Decision, GuardEntry, Retention, SignerGuard, Step};
+use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,18 +20,17 @@ use super::application::Consensus;
 use super::backend::NodeBackend;
 use super::duties::{Duties, Training};
 use super::events::Events;
+use super::founding::{Founded, Founding};
 use super::history::{self, Histories};
 use super::ledger::Ledger;
 use super::transactions::{self, Transactions};
-use super::{Node, blobs, gossip, home};
+use super::{Node, blobs, gossip, home, join};
 use crate::api::{Jobs, Server, ServerOptions};
 use crate::blobs::BlobService;
 use crate::engine::{self, Engine, EngineConfig, EngineStatus, GuardError, GuardStep, VoteGuard};
-use crate::network::{self, MetaRequest, MetaResponse, NetworkConfig, NetworkEvent, NetworkHandle};
+use crate::network::{self, NetworkConfig, NetworkEvent, NetworkHandle};
 use crate::worker::{Worker, WorkerConfig, WorkerHandle};
 
-/// How long a joining node asks for the genesis before it says that it cannot.
-const GENESIS_MAX: Duration = Duration::from_secs(60);
 /// How long tasks get to end at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
@@ -93,10 +91,11 @@ pub async fn run(root: Home, token: CancellationToken) -> anyhow::Result<()> {
     let (node, engine) = match started {
         Ok(started) => started,
         Err(error) => {
+            let is_stopped = token.is_cancelled();
             token.cancel();
             tracker.close();
             tracker.wait().await;
-            return Err(error);
+            return if is_stopped { Ok(()) } else { Err(error) };
         }
     };
     tracing::info!(socket = %socket.display(), node = %node.id().short(), "ready");
@@ -158,61 +157,21 @@ async fn start(
             root.genesis().display()
         ),
     };
-    let retention = match config.chain().archive {
-        true => Retention::Archive,
-        false => Retention::Snapshots(SNAPSHOTS_KEPT),
-    };
+    let founding = Founding::new(&root, &config, tracker, token);
     let known = match known {
-        Some((json, genesis)) => Some(Founded::open(&root, json, genesis, retention).await?),
+        Some((json, genesis)) => Some(founding.known(json, genesis).await?),
         None => None,
     };
     let network = start_network(&root, &config, &secrets, chain, tracker, token)?;
-    let events = network.subscribe().await;
-    let (founded, events) = match known {
-        Some(founded) => (founded, events),
-        None => {
-            let (json, events) = fetch_genesis(&network, events, chain).await?;
-            let genesis = home::parse_genesis(&json)?;
-            // The ledger first: a data directory of another network refuses the genesis.
-            let founded = Founded::open(&root, json.clone(), genesis, retention).await?;
-            let path = root.genesis();
-            tokio::task::spawn_blocking(move || super::notes::write(&path, &json))
-                .await?
-                .context("cannot store the genesis")?;
-            (founded, events)
-        }
-    };
+    let mut events = network.subscribe().await;
+    let blobs = Blobs::open(&root, &network, tracker, token).await?;
+    let founded = founding.found(known, chain, &mut events, &blobs).await?;
     network.set_genesis(founded.json.clone()).await;
-    let node = assemble(root, config, secrets, network, founded, tracker, token).await?;
+    let (data, store) = (root.data(), blobs.store.clone());
+    tokio::task::spawn_blocking(move || join::tidy(&data, &store)).await??;
+    let node = assemble(root, config, secrets, founded, blobs, tracker, token).await?;
     let engine = start_tasks(&node, events);
     Ok((node, engine))
-}
-
-/// Snapshots that a node keeps which is no archive: the latest, and the one before it, which others
-/// may still be fetching.
-const SNAPSHOTS_KEPT: usize = 2;
-
-/// A network's genesis, and the ledger that follows from it.
-struct Founded {
-    json: Vec<u8>,
-    chain: ChainId,
-    ledger: Arc<Ledger>,
-}
-
-impl Founded {
-    async fn open(
-        root: &Home,
-        json: Vec<u8>,
-        genesis: Genesis,
-        retention: Retention,
-    ) -> anyhow::Result<Self> {
-        let (dir, guard) = (root.data(), root.root().join("guard").join("signatures.log"));
-        let chain = genesis.chain_id();
-        let ledger =
-            tokio::task::spawn_blocking(move || Ledger::open(&dir, &guard, &genesis, retention))
-                .await??;
-        Ok(Self { json, chain, ledger })
-    }
 }
 
 fn start_network(
@@ -242,60 +201,55 @@ fn start_network(
     })
 }
 
-/// Asks peers for the genesis of `chain` and checks that it is.
-async fn fetch_genesis(
-    network: &NetworkHandle,
-    mut events: tokio::sync::mpsc::Receiver<NetworkEvent>,
-    chain: ChainId,
-) -> anyhow::Result<(Vec<u8>, tokio::sync::mpsc::Receiver<NetworkEvent>)> {
-    tracing::info!(chain = %chain.short(), "asking for the genesis");
-    let search = async {
-        while let Some(event) = events.recv().await {
-            let NetworkEvent::Connected(peer) = event else { continue };
-            match network.request(peer, MetaRequest::Genesis).await {
-                Ok(MetaResponse::Genesis(Some(json))) => match home::parse_genesis(&json) {
-                    Ok(genesis) if genesis.chain_id() == chain => return Some(json),
-                    Ok(_) | Err(_) => {
-                        network.report(peer, network::Severity::Fatal, "a false genesis");
-                    }
-                },
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%peer, %error, "no genesis"),
-            }
-        }
-        None
-    };
-    let found = tokio::time::timeout(GENESIS_MAX, search).await.ok().flatten().context(
-        "no peer gave the genesis of the network; check that a node of the join string runs and \
-         that its address can be reached from here",
-    )?;
-    Ok((found, events))
+/// The network, the blob store and what serves it: there before the ledger, which may come from a
+/// snapshot.
+pub(super) struct Blobs {
+    pub(super) network: NetworkHandle,
+    pub(super) store: BlobStore,
+    pub(super) service: BlobService,
+    withheld: blobs::Withheld,
+    /// Until there is a ledger nothing is served.
+    ledger: Arc<OnceLock<Arc<Ledger>>>,
+}
+
+impl Blobs {
+    async fn open(
+        root: &Home,
+        network: &NetworkHandle,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let data = root.data();
+        let opened = tokio::task::spawn_blocking(move || BlobStore::open(&data));
+        let store = opened.await?.context("cannot open the blob store")?;
+        let withheld = blobs::Withheld::default();
+        let ledger: Arc<OnceLock<Arc<Ledger>>> = Arc::default();
+        let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
+        let policy = move |hash: &_| {
+            policy_ledger.get().is_some_and(|ledger| policy_withheld.allows(ledger, hash))
+        };
+        let (network, token) = (network.clone(), token.clone());
+        let policy = Arc::new(policy);
+        let service = BlobService::start(store.clone(), network.clone(), policy, tracker, token)?;
+        Ok(Self { network, store, service, withheld, ledger })
+    }
 }
 
 async fn assemble(
     root: Home,
     config: CheckedConfig,
     secrets: NodeSecrets,
-    network: NetworkHandle,
     founded: Founded,
+    blobs: Blobs,
     tracker: &TaskTracker,
     token: &CancellationToken,
 ) -> anyhow::Result<Arc<Node>> {
     let Founded { json: genesis_json, chain, ledger } = founded;
     let data = root.data();
-    let opened = tokio::task::spawn_blocking(move || {
-        BlobStore::open(&data).map(|store| (store, Histories::open(&data)))
-    });
-    let (store, history) = opened.await?.context("cannot open the blob store")?;
-    let withheld = blobs::Withheld::default();
-    let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
-    let service = BlobService::start(
-        store.clone(),
-        network.clone(),
-        Arc::new(move |hash: &_| policy_withheld.allows(&policy_ledger, hash)),
-        tracker,
-        token.clone(),
-    )?;
+    let history = tokio::task::spawn_blocking(move || Histories::open(&data)).await?;
+    let Blobs { network, store, service, withheld, ledger: served } = blobs;
+    // Set once: this is the only place that does.
+    let _ = served.set(Arc::clone(&ledger));
     let worker = start_worker(&root, &config, tracker, token)?;
     let note = root.data().join("joined.json");
     let training = tokio::task::spawn_blocking(move || Training::open(note)).await?;
@@ -321,6 +275,8 @@ async fn assemble(
         network,
         store,
         blobs: service,
+        snapshots: join::serve::SnapshotServer::default(),
+        stranded: AtomicBool::new(false),
         withheld,
         worker,
         transactions,
@@ -372,6 +328,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
         keys: ProposerKeys { consensus: key.clone(), vrf: node.secrets.vrf.clone() },
         network: node.network.clone(),
         arrivals: node.transactions.arrivals(),
+        trusted: node.config.trusted(),
     });
     let engine = engine::start(
         engine_config,
@@ -385,6 +342,8 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     node.tracker.spawn(Box::pin(Duties::new(Arc::clone(node)).run()));
     node.tracker.spawn(tell_blocks(Arc::clone(node)));
     node.tracker.spawn(history::run(Arc::clone(node)));
+    node.tracker.spawn(join::serve::run(Arc::clone(node)));
+    node.tracker.spawn(join::watch::run(Arc::clone(node)));
     engine
 }
 

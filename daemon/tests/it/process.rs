@@ -34,6 +34,8 @@ pub(crate) fn config() -> Config {
     config.network.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
     config.worker.enabled = false;
     config.chain.block_wait_ms = 100;
+    // Snapshots come so often in the tests' genesis that a test would outlive its blocks.
+    config.chain.archive = true;
     config.log.level = "info,arc_malachitebft=warn,arc_malachitebft_core_consensus=warn,\
                         arc_malachitebft_engine=warn,arc_malachitebft_sync=warn"
         .to_owned();
@@ -122,9 +124,27 @@ impl Daemon {
         command
     }
 
+    /// Starts the daemon and waits for nothing.
+    pub(crate) fn spawn(&mut self) {
+        self.child = Some(self.command().spawn().expect("aynid was built"));
+    }
+
+    /// Starts the daemon; returns once it has said this, or answers, whatever comes first.
+    pub(crate) async fn start_until_log(&mut self, said: &str) {
+        let before = self.log().len();
+        self.spawn();
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().split_off(before).contains(said) {
+            if self.client.status().await.is_ok() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "aynid never says {said:?}");
+        }
+    }
+
     /// Starts the daemon; the first status that it gives.
     pub(crate) async fn start(&mut self) -> Status {
-        self.child = Some(self.command().spawn().expect("aynid was built"));
+        self.spawn();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Ok(status) = self.client.status().await {

@@ -68,10 +68,21 @@ pub fn build<R: ChainReader>(
         return Err(BuildError::TrustTooNew { trusted, last: target });
     }
     let (first, _) = read(reader, trusted)?;
+    let bridges = extend(reader, trusted, target, BRIDGES_MAX)?;
+    Ok(Proof { trusted: first, bridges, key, value, path })
+}
+
+/// At most `bridges_max` bridges from what is believed at height `from` to the header at `target`.
+pub fn extend<R: ChainReader>(
+    reader: &R,
+    from: Height,
+    target: Height,
+    bridges_max: usize,
+) -> Result<Vec<Bridge>, BuildError<R::Error>> {
     let mut bridges: Vec<Bridge> = Vec::new();
-    let mut at = trusted;
+    let mut at = from;
     while at < target {
-        if bridges.len() == BRIDGES_MAX {
+        if bridges.len() == bridges_max {
             return Err(BuildError::TooLong);
         }
         let next = at.plus(1);
@@ -83,7 +94,7 @@ pub fn build<R: ChainReader>(
         at = bridge.header.height;
         bridges.push(bridge);
     }
-    Ok(Proof { trusted: first, bridges, key, value, path })
+    Ok(bridges)
 }
 
 /// The highest header up to `target` that `validators`, the set of `next`, vouch for.
@@ -113,7 +124,7 @@ fn furthest<R: ChainReader>(
 }
 
 /// The header at `height`, if a quorum of `validators` signed it, with their signatures alone.
-fn bridge_at<R: ChainReader>(
+pub(super) fn bridge_at<R: ChainReader>(
     reader: &R,
     height: Height,
     validators: &ValidatorSet,
@@ -131,7 +142,7 @@ fn bridge_at<R: ChainReader>(
     Ok(Some(Bridge { validators: validators.clone(), header, certificate }))
 }
 
-fn read<R: ChainReader>(
+pub(super) fn read<R: ChainReader>(
     reader: &R,
     height: Height,
 ) -> Result<(Header, CommitCertificate), BuildError<R::Error>> {

@@ -22,13 +22,15 @@ use crate::amount::Height;
 use crate::block::Header;
 use crate::codec::{self, Canonical, CodecError};
 use crate::consensus::{CertificateError, CommitCertificate, ValidatorSet};
-use crate::ids::{BlockHash, ChainId, StateRoot};
+use crate::ids::{BlockHash, ChainId, ContentHash, StateRoot};
 use crate::limits;
 
 mod build;
+pub mod snapshot;
 mod state;
+pub mod trail;
 
-pub use build::{BuildError, ChainReader, build};
+pub use build::{BuildError, ChainReader, build, extend};
 pub use state::{Leaf, PLACEHOLDER};
 pub use state::{SIBLINGS_MAX, StateProof, StateProofError, internal_hash, key_hash, leaf_hash};
 
@@ -49,6 +51,49 @@ pub struct Bridge {
     pub certificate: CommitCertificate,
 }
 
+/// What a verifier believes: a height, and the validator set that is in charge of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// The height.
+    pub height: Height,
+    /// Hash of the validator set of the height after it.
+    pub next_validators: ContentHash,
+}
+
+impl Anchor {
+    /// The beginning of a chain, whose first validators its genesis names.
+    pub fn genesis(validators: &ValidatorSet) -> Self {
+        Self { height: Height::ZERO, next_validators: validators.hash() }
+    }
+
+    /// A header that is believed.
+    pub const fn of(header: &Header) -> Self {
+        Self { height: header.height, next_validators: header.next_validators }
+    }
+
+    /// Checks that the set in charge signed the bridge's header, and believes that one.
+    pub fn cross(&self, chain: &ChainId, bridge: &Bridge) -> Result<Self, ProofError> {
+        let header = &bridge.header;
+        check_chain(chain, header)?;
+        if header.height <= self.height {
+            return Err(ProofError::Backwards { before: self.height, found: header.height });
+        }
+        // The set is used only after its hash is known to be the committed one: a decoded set may
+        // be unordered or name a key twice, a committed one cannot.
+        if bridge.validators.hash() != self.next_validators {
+            return Err(ProofError::OtherSet { before: self.height, height: header.height });
+        }
+        let certificate = &bridge.certificate;
+        if certificate.height != header.height || certificate.block != header.hash() {
+            return Err(ProofError::OtherBlock(header.height));
+        }
+        certificate
+            .verify(chain, &bridge.validators)
+            .map_err(|source| ProofError::Certificate { height: header.height, source })?;
+        Ok(Self::of(header))
+    }
+}
+
 /// What the state says about one key, and why that is to be believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
@@ -62,6 +107,12 @@ pub struct Proof {
     pub value: Option<Vec<u8>>,
     /// Path from the key to the root that the last header commits.
     pub path: StateProof,
+}
+
+impl Bridge {
+    /// Largest encoding of one in bytes.
+    pub const BYTES_MAX: usize =
+        Header::BYTES_MAX + CommitCertificate::BYTES_MAX + ValidatorSet::BYTES_MAX;
 }
 
 impl Canonical for Proof {
@@ -189,7 +240,7 @@ pub fn verify(
     check_chain(chain, &proof.trusted)?;
     let mut last = &proof.trusted;
     for bridge in &proof.bridges {
-        cross(chain, last, bridge)?;
+        Anchor::of(last).cross(chain, bridge)?;
         last = &bridge.header;
     }
     let height = last.height.get().checked_sub(1).map(Height::new).ok_or(ProofError::NoState)?;
@@ -203,27 +254,6 @@ pub fn verify(
         .verify(&last.state, &proof.key, value)
         .map_err(|source| ProofError::State { height, source })?;
     Ok(Proven { height, root: last.state, key: proof.key.clone(), value: proof.value.clone() })
-}
-
-/// Checks that the set which `before` commits signed the bridge's header.
-fn cross(chain: &ChainId, before: &Header, bridge: &Bridge) -> Result<(), ProofError> {
-    let header = &bridge.header;
-    check_chain(chain, header)?;
-    if header.height <= before.height {
-        return Err(ProofError::Backwards { before: before.height, found: header.height });
-    }
-    // The set is used only after its hash is known to be the committed one: a decoded set may be
-    // unordered or name a key twice, a committed one cannot.
-    if bridge.validators.hash() != before.next_validators {
-        return Err(ProofError::OtherSet { before: before.height, height: header.height });
-    }
-    let certificate = &bridge.certificate;
-    if certificate.height != header.height || certificate.block != header.hash() {
-        return Err(ProofError::OtherBlock(header.height));
-    }
-    certificate
-        .verify(chain, &bridge.validators)
-        .map_err(|source| ProofError::Certificate { height: header.height, source })
 }
 
 fn check_chain(chain: &ChainId, header: &Header) -> Result<(), ProofError> {

@@ -7,6 +7,8 @@ use crate::consensus::{CommitSignature, Validator, Vote, VoteKind};
 use crate::ids::{Beacon, ContentHash, ValidatorId};
 use crate::keys::{Namespace, SecretKey};
 
+mod way;
+
 const CHAIN: ChainId = ChainId::from_bytes([7; 32]);
 
 fn key(n: u8) -> SecretKey {

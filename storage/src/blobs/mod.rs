@@ -83,6 +83,7 @@
 //!
 //! For a part, both sides name the same `ChunkRanges` (`bao_tree::io::round_up_to_chunks`).
 
+mod attached;
 mod file;
 mod outboard;
 mod partial;

@@ -14,6 +14,7 @@ use protocol::ids::ContentHash;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use super::attached::AttachedFiles;
 use super::partial::{self, PartialBlob, TempFile};
 use super::serve::ServedBlob;
 use super::{BlobFile, outboard};
@@ -88,6 +89,7 @@ struct Inner {
     dir: PathBuf,
     next_temporary: AtomicU64,
     sizes: Mutex<BTreeMap<ContentHash, u64>>,
+    attached: AttachedFiles,
 }
 
 impl BlobStore {
@@ -113,7 +115,12 @@ impl BlobStore {
                 }
             }
         }
-        let inner = Inner { dir, next_temporary: AtomicU64::new(0), sizes: Mutex::new(sizes) };
+        let inner = Inner {
+            dir,
+            next_temporary: AtomicU64::new(0),
+            sizes: Mutex::new(sizes),
+            attached: AttachedFiles::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -162,14 +169,27 @@ impl BlobStore {
         PartialBlob::new(self.clone(), hash, size)
     }
 
-    /// Whether the blob is stored.
+    /// Lets a file outside the store be served under its hash, from where it lies. Hashes all of
+    /// it and writes its hash tree to `tree`; both belong to the caller, who must not change the
+    /// file, and may delete it at any time. Returns its length.
+    pub fn attach(&self, hash: &ContentHash, data: &Path, tree: &Path) -> Result<u64, BlobError> {
+        self.inner.attached.attach(hash, data, tree)
+    }
+
+    /// Serves an attached file no more; whether it was. Transfers under way go on.
+    pub fn detach(&self, hash: &ContentHash) -> bool {
+        self.inner.attached.detach(hash)
+    }
+
+    /// Whether the blob is stored or attached.
     pub fn contains(&self, hash: &ContentHash) -> bool {
-        self.sizes().contains_key(hash)
+        self.size(hash).is_some()
     }
 
     /// Its length in bytes.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
-        self.sizes().get(hash).copied()
+        let stored = self.sizes().get(hash).copied();
+        stored.or_else(|| self.inner.attached.get(hash).map(|attached| attached.size))
     }
 
     /// Every blob and its length, by hash.
@@ -200,6 +220,14 @@ impl BlobStore {
     /// Opens the bytes for reading. They were right when they were stored and are not checked now.
     pub fn open_data(&self, hash: &ContentHash) -> Result<File, BlobError> {
         self.open_part(hash, "data")
+    }
+
+    /// The file of a stored blob, for reading. It was right when it was stored.
+    pub fn data_path(&self, hash: &ContentHash) -> Result<PathBuf, BlobError> {
+        match self.sizes().contains_key(hash) {
+            true => Ok(self.path(hash, "data")),
+            false => Err(BlobError::NotFound(*hash)),
+        }
     }
 
     /// Copies a blob to a new file at `to`, checking its hash; a wrong copy is removed.
@@ -309,7 +337,12 @@ impl BlobStore {
     }
 
     fn open_part(&self, hash: &ContentHash, extension: &str) -> Result<File, BlobError> {
-        let path = self.path(hash, extension);
+        let mut path = self.path(hash, extension);
+        if !self.sizes().contains_key(hash)
+            && let Some(attached) = self.inner.attached.get(hash)
+        {
+            path = if extension == "data" { attached.data } else { attached.tree };
+        }
         match File::open(&path) {
             Ok(file) => Ok(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(BlobError::NotFound(*hash)),

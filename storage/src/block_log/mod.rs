@@ -110,6 +110,8 @@ pub struct BlockLog {
     active: Option<Active>,
     tip: Option<Tip>,
     segment_bytes: u64,
+    /// Whether the next block begins a segment, however long the last one is.
+    roll: bool,
     poisoned: bool,
 }
 
@@ -134,6 +136,7 @@ impl BlockLog {
             active: None,
             tip: None,
             segment_bytes: SEGMENT_BYTES,
+            roll: false,
             poisoned: false,
         };
         let Some((last, before)) = firsts.split_last() else { return Ok((log, None)) };
@@ -175,6 +178,12 @@ impl BlockLog {
         self.segment_bytes = bytes;
     }
 
+    /// Lets the next block begin a segment: segments are deleted whole, so where one ends is where
+    /// the log can be cut.
+    pub(crate) const fn roll(&mut self) {
+        self.roll = true;
+    }
+
     /// Appends the next block. Durable when this returns.
     pub fn append(&mut self, block: &DecidedBlock) -> Result<Tip, BlockLogError> {
         if self.poisoned {
@@ -214,8 +223,9 @@ impl BlockLog {
         payload: &[u8],
         durable: bool,
     ) -> Result<(), BlockLogError> {
+        let room = self.segment_bytes;
         if let Some(active) =
-            self.active.as_mut().filter(|active| active.log.bytes() < self.segment_bytes)
+            self.active.as_mut().filter(|active| !self.roll && active.log.bytes() < room)
         {
             active.log.append(payload)?;
             if durable {
@@ -230,6 +240,7 @@ impl BlockLog {
         let first = tip.height.get();
         self.active = Some(Active::create(&self.dir, &self.kind, first, &previous, payload)?);
         self.tip = Some(tip);
+        self.roll = false;
         self.poisoned = false;
         Ok(())
     }

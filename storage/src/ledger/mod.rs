@@ -2,7 +2,7 @@
 //! together and brought into agreement.
 //!
 //! ```text
-//! DIR/LOCK CHAIN blocks/ proposals.log state/ snapshots/ import/ *.damaged-N blobs/
+//! DIR/LOCK CHAIN blocks/ proposals.log state/ snapshots/ import/ trail *.damaged-N blobs/
 //! GUARD_PATH                     (by default outside DIR)
 //! ```
 //!
@@ -297,6 +297,11 @@ impl LedgerStore {
     /// The retained snapshots. [`Snapshots::take`] with [`Self::view`] makes one, from any thread.
     pub const fn snapshots(&self) -> &Snapshots {
         &self.snapshots
+    }
+
+    /// The height behind which [`Self::prune`] deletes blocks when it keeps `keep` snapshots.
+    pub fn prune_base(&self, keep: usize) -> Result<Option<Height>, FileError> {
+        retention::base(&self.blocks, &self.snapshots, keep)
     }
 
     /// Deletes snapshots and blocks that `retention` does not ask for. Blocks go only behind a

@@ -187,6 +187,20 @@ pub fn verify_hash(
     Ok(info)
 }
 
+/// Values of some keys of a verified snapshot, in the order of the keys.
+pub fn values(path: &Path, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
+    let mut found = vec![None; keys.len()];
+    let mut reader = open(path)?;
+    while let Some((key, value)) = reader.next_entry()? {
+        for (wanted, place) in keys.iter().zip(&mut found) {
+            if *wanted == key {
+                *place = Some(value.to_vec());
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Where a data directory keeps its snapshots.
 pub(crate) fn folder(dir: &Path) -> PathBuf {
     dir.join("snapshots")

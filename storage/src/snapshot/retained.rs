@@ -25,6 +25,13 @@ pub struct Retained {
     pub path: PathBuf,
 }
 
+impl Retained {
+    /// Where its hash tree lies while it is served to others.
+    pub fn tree(&self) -> PathBuf {
+        self.path.with_extension("obao4")
+    }
+}
+
 /// The kept snapshots of a data directory; a handle that any thread may use.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
@@ -84,6 +91,7 @@ impl Snapshots {
     /// Deletes one.
     pub fn remove(&self, retained: &Retained) -> Result<(), FileError> {
         durable::remove_if_present(&retained.path)?;
+        durable::remove_if_present(&retained.tree())?;
         durable::sync_dir(&self.dir)
     }
 }

@@ -8,6 +8,7 @@ mod crashes;
 mod full_disk;
 mod guard;
 mod history;
+mod joining;
 mod ledger;
 mod pending;
 mod proposals;

@@ -13,6 +13,7 @@ use protocol::transaction::{Payload, RegisterNode};
 use super::NodeBackend;
 use crate::engine::EngineStatus;
 use crate::network;
+use crate::node::join::watch::STRANDED;
 use crate::worker;
 
 /// Blocks behind the best peer at which a node calls itself syncing.
@@ -114,6 +115,9 @@ impl NodeBackend {
             EngineStatus::Failed(reason) => warnings.push(format!("consensus failed: {reason}")),
             EngineStatus::Starting => warnings.push("consensus has not started yet".to_owned()),
             EngineStatus::Running | EngineStatus::Stopped => {}
+        }
+        if self.node.stranded.load(Ordering::Relaxed) {
+            warnings.push(STRANDED.to_owned());
         }
         if worker.state == WorkerState::Failed {
             let why = worker.last_error.as_deref().unwrap_or("unknown");

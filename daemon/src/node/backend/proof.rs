@@ -84,7 +84,11 @@ impl NodeBackend {
                 return Err(ApiError::bad_request("a trusted hash needs its height beside it"));
             }
             (None, Some(join)) => (TrustedBy::JoinString, join.height, Some(join.hash)),
-            (None, None) => (TrustedBy::FirstBlock, Height::new(1), None),
+            // Of those that are here: earlier ones may be deleted.
+            (None, None) => {
+                let first = self.node.ledger.run(Ledger::first).await;
+                (TrustedBy::FirstBlock, first, None)
+            }
         };
         let own = self.node.ledger.run(move |ledger| ledger.block_hash(height)).await;
         let own = own.ok_or_else(|| {

@@ -9,6 +9,7 @@
 mod past;
 mod replay;
 mod snapshots;
+mod trail;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -33,6 +34,7 @@ use storage::{
 use tokio::sync::watch;
 
 use past::{BaseFees, Past};
+pub use trail::SNAPSHOTS_KEPT;
 
 use crate::engine::SYNCED_ROUND;
 
@@ -72,6 +74,8 @@ pub struct Ledger {
     sets: ValidatorSets,
     lost_until: Option<Height>,
     retention: Retention,
+    trail: trail::Keeper,
+    snapshots: storage::snapshot::Snapshots,
 }
 
 /// A value of the state and the path that proves it.
@@ -125,7 +129,10 @@ impl Ledger {
         let mut store = opened.store;
         let sets = ValidatorSets::open(&dir.join("validators"))
             .context("cannot open the validators of the past")?;
-        past::remember_set(&sets, &genesis.validators().context("the genesis is not valid")?);
+        let first = genesis.validators().context("the genesis is not valid")?;
+        past::remember_set(&sets, &first);
+        let trail =
+            trail::Keeper::open(dir, first).context("cannot read the trail of the chain")?;
         let mut past = Past { base_fees: BaseFees::new(), sets: &sets };
         let host = replay::replay(&mut store, genesis, &mut past)?;
         let base_fees = past.base_fees;
@@ -151,6 +158,8 @@ impl Ledger {
             sets,
             lost_until: opened.recovery.lost_until,
             retention,
+            trail,
+            snapshots: store.snapshots().clone(),
             inner: Mutex::new(Inner { host, store }),
         }))
     }
@@ -362,6 +371,9 @@ impl Ledger {
             Ok(true) => {}
             Err(error) => fatal("take a snapshot of the state", &error),
         }
+        if !self.trail.lead_on(&inner.store, &self.sets) {
+            return;
+        }
         match inner.store.prune(self.retention) {
             Ok(pruned) => tracing::debug!(?pruned, "what the retention does not ask for"),
             // What is kept too long does no harm.
@@ -442,7 +454,10 @@ impl Ledger {
             return Some(set);
         }
         // The set of the genesis has the first two heights; each other is named one block before.
-        let before = height.minus(1).max(Height::new(1));
+        if height <= Height::new(2) {
+            return Some(self.trail.genesis().clone());
+        }
+        let before = height.minus(1);
         let block = decode_block(&self.decided(before)?).ok()?;
         match self.sets.get(&block.header.next_validators) {
             Ok(found) => found,

@@ -4,10 +4,14 @@
 //! snapshot is durable: it is taken between that block and the next, also in a replay, so that a
 //! validator can compare the header that commits to it.
 
+use protocol::amount::Height;
 use protocol::host::Host;
 use protocol::ledger::state::State;
+use protocol::proof::snapshot::committed_at;
 use storage::LedgerStore;
-use storage::snapshot::SnapshotError;
+use storage::snapshot::{Retained, SnapshotError};
+
+use super::{Ledger, decode_block};
 
 /// Tells a new host of the latest snapshot, and takes the one that was due when the node stopped.
 pub(super) fn tell(store: &LedgerStore, host: &mut Host) -> Result<(), SnapshotError> {
@@ -25,7 +29,7 @@ pub(super) fn take_if_due(store: &LedgerStore, host: &mut Host) -> Result<bool, 
         let clock = State::new(state).clock();
         (clock.height, clock.snapshot)
     });
-    if now != due || now == protocol::amount::Height::ZERO {
+    if now != due || now == Height::ZERO {
         return Ok(false);
     }
     let kept = store.snapshots().list()?.into_iter().find(|s| s.height == due);
@@ -39,4 +43,24 @@ pub(super) fn take_if_due(store: &LedgerStore, host: &mut Host) -> Result<bool, 
     };
     host.snapshot_taken(due, hash);
     Ok(true)
+}
+
+impl Ledger {
+    /// The latest snapshots that final headers of this log commit to, at most `max`, the newest
+    /// first.
+    pub fn committed_snapshots(&self, max: usize) -> Result<Vec<Retained>, SnapshotError> {
+        let mut kept = self.snapshots.list()?;
+        kept.reverse();
+        let is_committed = |kept: &Retained| {
+            let decided = self.decided(committed_at(kept.height));
+            let header = decided.and_then(|decided| Some(decode_block(&decided).ok()?.header));
+            header.is_some_and(|header| header.snapshot == Some(kept.hash))
+        };
+        Ok(kept.into_iter().filter(is_committed).take(max).collect())
+    }
+
+    /// The last height whose state is due as a snapshot, zero before the first.
+    pub fn snapshot_due(&self) -> Height {
+        self.read(|view| view.clock().snapshot)
+    }
 }
