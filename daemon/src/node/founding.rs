@@ -36,7 +36,7 @@ pub(super) enum Known {
     /// Everything.
     Opened(Founded),
     /// A genesis, and that the chain may be far ahead of the ledger here.
-    MayBeFar(Vec<u8>, Box<Genesis>, Probe),
+    MayBeFar(Vec<u8>, Box<Genesis>, Box<Probe>),
 }
 
 /// Where and how a ledger is opened.
@@ -60,7 +60,7 @@ impl<'a> Founding<'a> {
     /// Opens the ledger of a genesis, unless peers should be asked first.
     pub(super) async fn known(&self, json: Vec<u8>, genesis: Genesis) -> anyhow::Result<Known> {
         Ok(match self.probe(&genesis).await? {
-            Some(probe) => Known::MayBeFar(json, Box::new(genesis), probe),
+            Some(probe) => Known::MayBeFar(json, Box::new(genesis), Box::new(probe)),
             None => Known::Opened(self.open(json, genesis).await?),
         })
     }
@@ -76,7 +76,7 @@ impl<'a> Founding<'a> {
         let network = &blobs.network;
         let (json, genesis, probe) = match known {
             Some(Known::Opened(founded)) => return Ok(founded),
-            Some(Known::MayBeFar(json, genesis, probe)) => (json, *genesis, Some(probe)),
+            Some(Known::MayBeFar(json, genesis, probe)) => (json, *genesis, Some(*probe)),
             None => {
                 let json = fetch_genesis(network, events, chain).await?;
                 let genesis = home::parse_genesis(&json)?;

@@ -23,9 +23,11 @@ mod prove;
 pub mod serve;
 pub mod watch;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use libp2p::PeerId;
 use protocol::amount::Height;
 use protocol::consensus::ValidatorSet;
 use protocol::ids::ChainId;
@@ -102,6 +104,8 @@ pub async fn join(
 
 async fn seek(setup: &Setup, heard: &Heard) -> anyhow::Result<Outcome> {
     heard.wait(setup.peers_expected).await;
+    // A liar or a silent peer costs its time once, not in every round.
+    let mut failed = BTreeSet::new();
     for round in 0..ROUNDS_MAX {
         if round > 0 {
             tokio::time::sleep(ROUND_PAUSE).await;
@@ -110,7 +114,8 @@ async fn seek(setup: &Setup, heard: &Heard) -> anyhow::Result<Outcome> {
         if best <= setup.tip.plus(1) {
             return Ok(Outcome::NotBehind);
         }
-        let offers = peers::ask(&setup.network, heard).await;
+        let mut offers = peers::ask(&setup.network, heard).await;
+        offers.retain(|(peer, _)| !failed.contains(peer));
         let Some(candidates) = peers::candidates(setup, best, &offers) else {
             return Ok(Outcome::NotBehind);
         };
@@ -122,7 +127,7 @@ async fn seek(setup: &Setup, heard: &Heard) -> anyhow::Result<Outcome> {
             "far behind; looking for a snapshot to start from"
         );
         for candidate in &candidates {
-            if let Some(height) = attempt(setup, candidate).await? {
+            if let Some(height) = attempt(setup, candidate, &mut failed).await? {
                 return Ok(Outcome::Prepared(height));
             }
         }
@@ -134,8 +139,12 @@ async fn seek(setup: &Setup, heard: &Heard) -> anyhow::Result<Outcome> {
     Ok(Outcome::NoSnapshot)
 }
 
-/// Tries the peers that offer one snapshot.
-async fn attempt(setup: &Setup, candidate: &Candidate) -> anyhow::Result<Option<Height>> {
+/// Tries the peers that offer one snapshot; notes those that did not prove it.
+async fn attempt(
+    setup: &Setup,
+    candidate: &Candidate,
+    failed: &mut BTreeSet<PeerId>,
+) -> anyhow::Result<Option<Height>> {
     let offer = &candidate.offer;
     for peer in &candidate.peers {
         let trail = match prove::prove(setup, *peer, offer).await {
@@ -143,6 +152,9 @@ async fn attempt(setup: &Setup, candidate: &Candidate) -> anyhow::Result<Option<
             Err(failure) => {
                 prove::blame(&setup.network, *peer, &failure);
                 tracing::warn!(%peer, height = offer.height.get(), %failure, "no proof");
+                if !failure.is_passing() {
+                    failed.insert(*peer);
+                }
                 continue;
             }
         };

@@ -48,6 +48,13 @@ pub(super) enum Failure {
     BeforeTrust(Height),
 }
 
+impl Failure {
+    /// Whether the same peer may have a proof a little later.
+    pub(super) const fn is_passing(&self) -> bool {
+        matches!(self, Self::None(NoProof::Busy | NoProof::NoBlock(_)))
+    }
+}
+
 /// Holds against a peer what nobody honest does. Another trusted block may be our own mistake.
 pub(super) fn blame(network: &NetworkHandle, peer: PeerId, failure: &Failure) {
     match failure {
