@@ -45,8 +45,7 @@ fn proof_name(
     proof: &[u8],
 ) -> [u8; 32] {
     let height = height.get().to_le_bytes();
-    let parts: [&[u8]; 5] =
-        [key.as_bytes(), chain.as_bytes(), &height, parent.as_bytes(), proof];
+    let parts: [&[u8]; 5] = [key.as_bytes(), chain.as_bytes(), &height, parent.as_bytes(), proof];
     derive("ayni 2026 verified beacon v1", &parts)
 }
 

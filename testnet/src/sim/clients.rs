@@ -12,7 +12,7 @@ use protocol::transaction::{Payload, SignedTransaction, Transaction};
 
 use super::chain::{Network, Snapshot};
 use super::faults::Counts;
-use super::random::Random;
+use super::random::{ALWAYS, Random};
 use super::stakeholders::Stakeholders;
 
 /// Highest fee that clients pay: far above what the base fee reaches in a few hundred small blocks.
@@ -83,7 +83,9 @@ impl Clients {
     fn honest(&mut self, at: &Snapshot, counts: &mut Counts) -> (usize, Payload) {
         let clients = self.network.clients.len();
         if self.random.chance(STAKE_PPM) {
-            let account = self.random.index(self.keys.len());
+            // Owners have most of the stake: without them no vote has a quorum.
+            let from = if self.random.chance(ALWAYS / 2) { clients } else { 0 };
+            let account = from + self.random.index(self.keys.len() - from);
             let owned = account.checked_sub(clients);
             let id = self.keys[account].public().account_id();
             let random = &mut self.random;

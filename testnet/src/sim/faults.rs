@@ -195,10 +195,10 @@ impl Economy {
     pub(super) fn parameters(self) -> LedgerParameters {
         let quick = LedgerParameters {
             epoch_ms: 20_000,
-            unbonding_ms: 30_000,
+            unbonding_ms: 45_000,
             unbonding_blocks_min: 60,
             evidence_blocks_max: 60,
-            voting_ms: 15_000,
+            voting_ms: 30_000,
             voting_blocks_min: 5,
             timelock_ms: 5_000,
             emergency_voting_ms: 5_000,

@@ -27,8 +27,8 @@ const NUMBERS: [(&str, u64, u64); 8] = [
     ("jail_ms", 1_000, 10_000),
     ("absence_slash_ppm", 0, 50_000),
     ("timelock_ms", 0, 5_000),
-    ("voting_ms", 5_000, 20_000),
-    ("unbonding_ms", 20_000, 60_000),
+    ("voting_ms", 15_000, 40_000),
+    ("unbonding_ms", 30_000, 60_000),
     ("epoch_ms", 5_000, 40_000),
 ];
 /// Numbers that do.
@@ -170,7 +170,7 @@ impl Stakeholders {
             .filter_map(|id| state.proposal(*id))
             .filter(|proposal| proposal.status == ProposalStatus::Voting)
             .collect();
-        if open.is_empty() || (open.len() < OPEN_MAX && random.chance(100_000)) {
+        if open.is_empty() || (open.len() < OPEN_MAX && random.chance(50_000)) {
             counts.proposals += 1;
             let (title, change) = self.change(account, random);
             let title = title.to_owned();

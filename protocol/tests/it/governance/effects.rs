@@ -108,7 +108,9 @@ fn two_votes_together_cannot_give_more_than_the_whole() {
         (0..4).for_each(|node| chain.send(node, voting(id, Choice::Yes, 0)));
         id
     });
-    ids.map(|id| finish(&mut chain, id));
+    for id in ids {
+        finish(&mut chain, id);
+    }
     assert!(matches!(status(&chain, ids[0]), ProposalStatus::Executed { .. }));
     let refused = ProposalStatus::Failed { reason: Failure::Weight };
     assert_eq!(status(&chain, ids[1]), refused);
