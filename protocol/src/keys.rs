@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::ids::{AccountId, ChainId, NodeId, ValidatorId, derive};
+use crate::remembered::Remembered;
 
 /// What a signature is for. The text is part of the signed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +109,13 @@ const SMALL_ORDER: [[u8; 32]; 8] = {
 /// parsed.
 static PARSED: RwLock<BTreeMap<[u8; 32], PublicKey>> = RwLock::new(BTreeMap::new());
 
+/// Votes that are remembered, about 1 MiB: those of dozens of heights with a hundred validators. A
+/// vote is verified when it comes, in the certificate of its block, and in the next block.
+const VOTES_MAX: usize = 16_384;
+
+/// Votes that this process has verified or signed.
+static VOTES: Remembered<()> = Remembered::new(VOTES_MAX);
+
 /// A parsed ed25519 public key, never weak.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
@@ -151,8 +159,14 @@ impl PublicKey {
         signature: &Signature,
     ) -> Result<(), KeyError> {
         let message = signed_bytes(namespace, chain, payload);
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        self.verify_strict(&message, &signature)
+        let verify = || {
+            let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+            self.verify_strict(&message, &signature)
+        };
+        match namespace {
+            Namespace::Vote => VOTES.get_or(&vote_name(self, &message, signature), verify),
+            _ => verify(),
+        }
     }
 
     /// What `VerifyingKey::verify_strict` accepts and nothing else, a square root cheaper. Strict
@@ -317,7 +331,12 @@ impl SecretKey {
 
     /// Signs `payload` for `namespace` on `chain`.
     pub fn sign(&self, namespace: Namespace, chain: &ChainId, payload: &[u8]) -> Signature {
-        Signature(self.0.sign(&signed_bytes(namespace, chain, payload)).to_bytes())
+        let message = signed_bytes(namespace, chain, payload);
+        let signature = Signature(self.0.sign(&message).to_bytes());
+        if namespace == Namespace::Vote {
+            VOTES.put(vote_name(&self.public(), &message, &signature), ());
+        }
+        signature
     }
 
     /// A secret 32-byte value bound to `purpose`, for salts that must survive a restart:
@@ -334,6 +353,11 @@ impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SecretKey(of {})", self.public())
     }
+}
+
+/// Names one signature of one key over one message.
+fn vote_name(key: &PublicKey, message: &[u8], signature: &Signature) -> [u8; 32] {
+    derive("ayni 2026 verified vote v1", &[key.as_bytes(), message, signature.as_bytes()])
 }
 
 fn signed_bytes(namespace: Namespace, chain: &ChainId, payload: &[u8]) -> Vec<u8> {
@@ -361,6 +385,25 @@ mod tests {
         assert!(public.verify(Namespace::Vote, &other, b"payload", &signature).is_err());
         assert!(public.verify(Namespace::Proposal, &chain, b"payload", &signature).is_err());
         assert!(public.verify(Namespace::Vote, &chain, b"payloae", &signature).is_err());
+    }
+
+    #[test]
+    fn a_remembered_vote_stands_for_nothing_else() {
+        let (key, other) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
+        let chain = ChainId::from_bytes([1; 32]);
+        let verify = |key: &SecretKey, payload: &[u8], signature: &Signature| {
+            key.public().verify(Namespace::Vote, &chain, payload, signature)
+        };
+        let good = key.sign(Namespace::Vote, &chain, b"payload");
+        let mut bad = *good.as_bytes();
+        bad[40] ^= 1;
+        let bad = Signature::from_bytes(bad);
+        for _ in 0..2 {
+            assert_eq!(verify(&key, b"payload", &good), Ok(()));
+            assert_eq!(verify(&key, b"payload", &bad), Err(KeyError::BadSignature));
+            assert_eq!(verify(&key, b"payloae", &good), Err(KeyError::BadSignature));
+            assert_eq!(verify(&other, b"payload", &good), Err(KeyError::BadSignature));
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod ledger;
 pub mod limits;
 pub mod model;
 pub mod proof;
+mod remembered;
 pub mod review;
 pub mod store;
 pub mod training;

@@ -8,11 +8,13 @@
 
 use std::sync::OnceLock;
 
-use ayni_protocol::amount::{Credits, Height, TimestampMs};
+use ayni_protocol::amount::{Credits, Height, TimestampMs, VotingPower};
+use ayni_protocol::api::SubmitTransactions;
 use ayni_protocol::block::{Block, BoundBlock, DecidedBlock, Evidence, Header};
 use ayni_protocol::codec::{self, Canonical};
 use ayni_protocol::consensus::{
-    BodyOffer, CommitCertificate, Proposal, ProposalBody, ValidatorSet, Vote,
+    BodyOffer, CommitCertificate, CommitSignature, Proposal, ProposalBody, Validator, ValidatorSet,
+    Vote, VoteKind,
 };
 use ayni_protocol::gossip::TransactionBatch;
 use ayni_protocol::home::NodeSecrets;
@@ -21,15 +23,22 @@ use ayni_protocol::ids::{BlockHash, StateRoot};
 use ayni_protocol::join::JoinString;
 use ayni_protocol::keys::{Namespace, SecretKey};
 use ayni_protocol::ledger::audit::audit;
+use ayni_protocol::ledger::entries::staking::{
+    Attendance, Candidate, Delegation, Liability, Pool, Queue,
+};
 use ayni_protocol::ledger::entries::{
-    Account, Clock, Contribution, Dataset, Model, Node, Registry, Round, Supply,
+    Account, Agenda, Ballot, Clock, Contribution, Dataset, Model, Node, Proposal as Motion,
+    Registry, Round, Rules, StakeLock, Supply,
 };
 use ayni_protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
 use ayni_protocol::ledger::parameters::LedgerParameters;
 use ayni_protocol::ledger::state::State;
 use ayni_protocol::ledger::{OpenBlock, beacon, check_evidence};
-use ayni_protocol::model::{DatasetManifest, DeltaManifest, ModelSpec, OuterState};
-use ayni_protocol::proof::Proof;
+use ayni_protocol::model::{
+    DatasetManifest, DeltaManifest, Head, ModelSpec, OuterState, RoundParameters,
+};
+use ayni_protocol::proof::{self, Proof, StateProof, StateProofError};
+use ayni_protocol::review::Review;
 use ayni_protocol::store::MemoryState;
 use ayni_protocol::transaction::{Capabilities, SignedTransaction, Transaction};
 use ayni_protocol::worker::{WorkerReply, WorkerRequest};
@@ -133,6 +142,23 @@ pub(crate) fn decode(bytes: &[u8]) {
                 assert_eq!(join.to_string().parse::<JoinString>().as_ref(), Ok(&join));
             }
         },
+        // New ones come last: the number of a type is part of the corpus.
+        round_trip::<Motion>,
+        round_trip::<Ballot>,
+        round_trip::<StakeLock>,
+        round_trip::<Agenda>,
+        round_trip::<Rules>,
+        round_trip::<Pool>,
+        round_trip::<Delegation>,
+        round_trip::<Liability>,
+        round_trip::<Queue>,
+        round_trip::<Candidate>,
+        round_trip::<Attendance>,
+        round_trip::<Head>,
+        round_trip::<RoundParameters>,
+        round_trip::<Review>,
+        round_trip::<StateProof>,
+        round_trip::<SubmitTransactions>,
     ];
     if let Some(decoder) = decoders.get(usize::from(*kind)) {
         decoder(bytes);
@@ -282,4 +308,91 @@ pub(crate) fn pending(bytes: &[u8]) {
     let block = block.expect("whatever is pending, a block can be built");
     let checked = host(&world.state).check(&world.state, &block, Standing::Proposed);
     assert_eq!(checked, Ok(()), "own blocks are valid");
+}
+
+/// Bridges of a proof that are mended: each costs some signatures.
+const BRIDGES_MENDED_MAX: usize = 4;
+
+/// A proof as it comes from a stranger, then one whose validators have signed what the bytes ask
+/// for: when any one bit of it is another, it is refused, or proves the absence of another key.
+pub(crate) fn proof(bytes: &[u8]) {
+    let Ok(asked) = codec::decode::<Proof>(bytes) else { return };
+    let chain = world().genesis.chain_id();
+    let height = asked.trusted.height;
+    drop(proof::verify_bytes(height, &asked.trusted.hash(), &asked.trusted.chain, bytes));
+    let mended = mended_proof(asked);
+    let (height, trusted) = (mended.trusted.height, mended.trusted.hash());
+    let mut good = codec::encode(&mended);
+    let Ok(proven) = proof::verify_bytes(height, &trusted, &chain, &good) else { return };
+    let chosen = blake3_of(bytes);
+    let at = chosen as usize % good.len();
+    good[at] ^= 1 << (chosen >> 61);
+    if let Ok(other) = proof::verify_bytes(height, &trusted, &chain, &good) {
+        let is_another_absence = other.key != proven.key && other.value.is_none();
+        assert!(is_another_absence, "byte {at} of the proof is not bound");
+        assert_eq!((other.height, other.root), (proven.height, proven.root));
+    }
+}
+
+fn blake3_of(bytes: &[u8]) -> u64 {
+    let hash = ayni_protocol::ids::ContentHash::of(bytes);
+    hash.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+}
+
+/// Makes chains, heights, sets, the root and as many signatures as were asked for fit.
+fn mended_proof(mut asked: Proof) -> Proof {
+    let world = world();
+    let chain = world.genesis.chain_id();
+    asked.bridges.truncate(BRIDGES_MENDED_MAX);
+    asked.trusted.chain = chain;
+    // Room for the bridges above it.
+    let lowest = asked.trusted.height.get().min(u64::MAX / 2);
+    asked.trusted.height = Height::new(lowest);
+    for (bridge, height) in asked.bridges.iter_mut().zip(lowest..) {
+        bridge.header.chain = chain;
+        bridge.header.height = Height::new(bridge.header.height.get().max(height + 1));
+        let count = bridge.validators.as_slice().len() % usize::from(NODES) + 1;
+        let members = world.nodes.iter().take(count).map(|secrets| Validator {
+            key: secrets.consensus.public(),
+            power: VotingPower::new(10),
+        });
+        bridge.validators = ValidatorSet::new(members.collect()).expect("different keys");
+    }
+    let sets: Vec<_> = asked.bridges.iter().map(|bridge| bridge.validators.hash()).collect();
+    let Proof { trusted, bridges, path, key, value } = &mut asked;
+    let headers = std::iter::once(&mut *trusted).chain(bridges.iter_mut().map(|b| &mut b.header));
+    for (header, set) in headers.zip(sets) {
+        header.next_validators = set;
+    }
+    let last = bridges.last_mut().map_or(trusted, |bridge| &mut bridge.header);
+    if let Err(StateProofError::OtherRoot { found, .. }) =
+        path.verify(&last.state, key, value.as_deref())
+    {
+        last.state = found;
+    }
+    for bridge in bridges {
+        let signers = bridge.certificate.signatures.len().min(bridge.validators.as_slice().len());
+        bridge.certificate = certificate(&bridge.header, bridge.certificate.round, signers);
+    }
+    asked
+}
+
+/// A certificate with signatures of the first nodes.
+fn certificate(header: &Header, round: u32, signers: usize) -> CommitCertificate {
+    let (height, block) = (header.height, header.hash());
+    let mut signatures: Vec<_> = world()
+        .nodes
+        .iter()
+        .take(signers)
+        .map(|NodeSecrets { consensus, .. }| {
+            let validator = consensus.public().validator_id();
+            let kind = VoteKind::Precommit;
+            let vote = Vote { height, round, kind, block: Some(block), validator };
+            let bytes = codec::encode(&vote);
+            let signature = consensus.sign(Namespace::Vote, &header.chain, &bytes);
+            CommitSignature { validator, signature }
+        })
+        .collect();
+    signatures.sort_by_key(|entry| entry.validator);
+    CommitCertificate { height, round, block, signatures }
 }

@@ -17,6 +17,7 @@ use vrf_rfc9381::{Ciphersuite, Proof as _, Prover as _, Verifier as _};
 use crate::amount::Height;
 use crate::ids::{Beacon, ChainId, derive};
 use crate::keys::{PublicKey, SecretKey};
+use crate::remembered::Remembered;
 
 /// Bytes of a proof.
 pub const PROOF_BYTES: usize = 80;
@@ -26,6 +27,26 @@ fn input(chain: &ChainId, height: Height, parent: &Beacon) -> [u8; 32] {
         "ayni 2026 beacon input v2",
         &[chain.as_bytes(), &height.get().to_le_bytes(), parent.as_bytes()],
     )
+}
+
+/// Proofs that are remembered, about 1 MiB. A proposer verifies its own when it builds, the others
+/// theirs when they check a block, and a block is offered again in later rounds.
+const PROOFS_MAX: usize = 4_096;
+
+/// The beacons of proofs that this process has made or verified.
+static PROVEN: Remembered<Beacon> = Remembered::new(PROOFS_MAX);
+
+/// Names one proof of one key over one input.
+fn proof_name(
+    key: &PublicKey,
+    chain: &ChainId,
+    height: Height,
+    parent: &Beacon,
+    proof: &[u8],
+) -> [u8; 32] {
+    let height = height.get().to_le_bytes();
+    let parts: [&[u8]; 5] = [key.as_bytes(), chain.as_bytes(), &height, parent.as_bytes(), proof];
+    derive("ayni 2026 verified beacon v1", &parts)
 }
 
 fn mix(parent: &Beacon, output: &[u8]) -> Beacon {
@@ -46,7 +67,9 @@ pub fn prove(
             Ok((mix(parent, &output), proof.encode_to_pi()))
         });
     // Fails only when 256 hashes in a row are no curve points, which no input is known to do.
-    made.expect("every key proves every input")
+    let (beacon, proof) = made.expect("every key proves every input");
+    PROVEN.put(proof_name(&key.public(), chain, height, parent, &proof), beacon);
+    (beacon, proof)
 }
 
 /// The beacon that a proof gives, if it is one of `key` for this height.
@@ -60,6 +83,17 @@ pub fn verify(
     if proof.len() != PROOF_BYTES {
         return None;
     }
+    let verify = || verify_new(key, chain, height, parent, proof).ok_or(());
+    PROVEN.get_or(&proof_name(key, chain, height, parent, proof), verify).ok()
+}
+
+fn verify_new(
+    key: &PublicKey,
+    chain: &ChainId,
+    height: Height,
+    parent: &Beacon,
+    proof: &[u8],
+) -> Option<Beacon> {
     let parsed = EdVrfProof::decode_pi(proof).ok()?;
     if parsed.encode_to_pi() != proof {
         return None;
@@ -98,6 +132,8 @@ mod tests {
             verify(&key.public(), chain, height, parent, proof)
         };
         assert_eq!(check(&key, &chain, height, &parent, &proof), Some(beacon));
+        let anew = verify_new(&key.public(), &chain, height, &parent, &proof);
+        assert_eq!(anew, Some(beacon), "what is remembered is what verifying gives");
         assert_eq!(check(&other, &chain, height, &parent, &proof), None);
         assert_eq!(check(&key, &foreign, height, &parent, &proof), None);
         assert_eq!(check(&key, &chain, height.plus(1), &parent, &proof), None);

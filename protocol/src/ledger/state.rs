@@ -195,6 +195,12 @@ impl<'a> State<'a> {
         self.read(&key(prefix::MODEL, &[id.as_bytes()]))
     }
 
+    /// Sum of the weights of all models: shares of one emission.
+    pub fn weights(&self) -> u64 {
+        let models: Vec<Model> = self.entries(prefix::MODEL, crate::limits::MODELS_MAX);
+        models.iter().fold(0, |sum, model| sum.saturating_add(u64::from(model.weight_ppm)))
+    }
+
     /// Stores a model.
     pub fn put_model(&mut self, id: &ModelId, model: &Model) {
         self.write(key(prefix::MODEL, &[id.as_bytes()]), model);

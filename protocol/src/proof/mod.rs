@@ -223,7 +223,8 @@ pub fn verify_bytes(
 }
 
 /// Verifies a proof from a trusted block. Every byte of the proof is bound: changing one makes it
-/// fail. Errors name the first thing wrong.
+/// fail, but for the key of an absence, whose path may also be that of another absent key: compare
+/// [`Proven::key`] with the key in question. Errors name the first thing wrong.
 pub fn verify(
     trusted_height: Height,
     trusted_block: &BlockHash,

@@ -28,7 +28,7 @@ pub enum Change {
         /// Whether it may train models from now on.
         admitted: bool,
     },
-    /// Sets a model's share of the emission.
+    /// Sets a model's share of the emission. The shares of all models are the whole at most.
     ModelWeight {
         /// The model.
         model: ModelId,

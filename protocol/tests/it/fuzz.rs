@@ -11,6 +11,7 @@ use ayni_protocol::codec;
 use ayni_protocol::consensus::{Vote, VoteKind};
 use ayni_protocol::ids::BlockHash;
 use ayni_protocol::keys::Namespace;
+use ayni_protocol::proof::{Bridge, Proof, StateProof};
 use ayni_protocol::transaction::Payload;
 
 use crate::chain::{TestChain, parameters, spec};
@@ -20,13 +21,14 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("decode", targets::decode),
     ("transaction", targets::transaction),
     ("rules", targets::rules),
     ("block", targets::block),
     ("evidence", targets::evidence),
     ("pending", targets::pending),
+    ("proof", targets::proof),
 ];
 
 fn corpus(target: &str) -> PathBuf {
@@ -63,11 +65,33 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("block", "empty", codec::encode(&empty)),
         ("evidence", "double-vote", codec::encode(&double_vote(&chain))),
         ("rules", "run", rules_script(&chain)),
+        ("proof", "bridges", codec::encode(&proof(&mut chain))),
         ("decode", "signed", kind(0, codec::encode(&signed))),
         ("decode", "block", kind(3, codec::encode(&empty))),
         ("decode", "certificate", kind(7, codec::encode(&certificate))),
         ("decode", "genesis", kind(13, codec::encode(&chain.genesis))),
     ]
+}
+
+/// An entry that is there, two bridges above the trusted header. Its root is not that of the
+/// headers: the target mends that.
+fn proof(chain: &mut TestChain) -> Proof {
+    chain.steps(3);
+    let decided = |height: usize| {
+        let decided = &chain.blocks[height - 1];
+        decided.header_and_certificate().expect("a decided block")
+    };
+    let bridge = |height: usize| {
+        let (header, certificate) = decided(height);
+        Bridge { validators: chain.host.validators().clone(), header, certificate }
+    };
+    Proof {
+        trusted: decided(1).0,
+        bridges: vec![bridge(2), bridge(3)],
+        key: b"key".to_vec(),
+        value: Some(b"value".to_vec()),
+        path: StateProof { other: None, siblings: vec![[1; 32], [2; 32]] },
+    }
 }
 
 fn double_vote(chain: &TestChain) -> Evidence {

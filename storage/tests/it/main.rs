@@ -6,6 +6,7 @@ mod blobs;
 mod corruption;
 mod crashes;
 mod full_disk;
+mod fuzz;
 mod guard;
 mod history;
 mod joining;

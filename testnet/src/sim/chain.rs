@@ -24,10 +24,12 @@ use protocol::ledger::audit::audit;
 use protocol::ledger::genesis::{Genesis, GenesisAccount, GenesisNode, RULES_VERSION};
 use protocol::ledger::parameters::LedgerParameters;
 use protocol::ledger::state::State;
-use protocol::store::StateChanges;
+use protocol::store::{StateChanges, StateReader as _};
 use protocol::transaction::{Capabilities, VerifiedTransaction};
 use storage::{LedgerState, MemoryStateStore};
 
+use super::checkers::Checker;
+use super::laws::{self, Seen};
 use super::signatures::Signatures;
 
 /// Who proposes.
@@ -60,7 +62,7 @@ fn key(role: &'static str, index: usize, number: u64) -> SecretKey {
 
 impl Network {
     /// A chain whose validators have these stakes in whole credits.
-    pub(super) fn new(stakes: &[u64], clients: usize) -> Self {
+    pub(super) fn new(stakes: &[u64], clients: usize, parameters: LedgerParameters) -> Self {
         let secrets: Vec<NodeSecrets> = (0..stakes.len())
             .map(|index| {
                 let mut number = 0;
@@ -79,7 +81,7 @@ impl Network {
             network: "simulated".to_owned(),
             time: TimestampMs::new(1_000_000),
             rules_version: RULES_VERSION,
-            parameters: LedgerParameters::default(),
+            parameters,
             accounts: accounts
                 .map(|key| GenesisAccount { key: key.public(), balance: credits(1_000) })
                 .collect(),
@@ -126,6 +128,16 @@ impl Snapshot {
 
     fn tip(&self, certificate: Option<CommitCertificate>) -> Tip {
         Tip { height: self.height, block: self.block, certificate, state: self.root }
+    }
+
+    /// The state, for clients and checkers.
+    pub(super) fn state(&self) -> State<'_> {
+        State::new(&self.store)
+    }
+
+    /// An entry as it is stored.
+    pub(super) fn entry(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.store.get(key)
     }
 
     /// Next nonce of an account's own key.
@@ -194,8 +206,10 @@ pub(super) struct Execution {
     signatures: Signatures,
     references: BTreeMap<(StateRoot, BlockHash), Reference>,
     opened: BTreeMap<(ContentHash, BlockHash), Option<Rc<BoundBlock>>>,
-    /// States whose credits do not add up.
-    pub(super) unbalanced: Vec<String>,
+    /// What is wrong with states.
+    pub(super) wrong: Vec<(Checker, String)>,
+    /// What was decided about validators and rules.
+    pub(super) seen: Seen,
     /// Blocks checked and applied for real.
     pub(super) executed: u64,
 }
@@ -207,7 +221,8 @@ impl Execution {
             signatures,
             references: BTreeMap::new(),
             opened: BTreeMap::new(),
-            unbalanced: Vec::new(),
+            wrong: Vec::new(),
+            seen: Seen::default(),
             executed: 0,
         };
         let first = Rc::clone(&made.network.first);
@@ -286,13 +301,15 @@ impl Execution {
         reference.applied.insert(opened.hash(), remembered);
         self.executed += 1;
         self.audit(&after);
+        laws::check(at, &after, &decision.changes, &mut self.seen, &mut self.wrong);
         Ok((decision, after))
     }
 
     fn audit(&mut self, state: &Snapshot) {
         let found = audit(&state.store);
         if !found.conserved {
-            self.unbalanced.push(format!("after block {}: {found:?}", state.height));
+            let text = format!("after block {}: {found:?}", state.height);
+            self.wrong.push((Checker::Conservation, text));
         }
     }
 }

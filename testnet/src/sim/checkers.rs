@@ -34,6 +34,11 @@ pub enum Checker {
     Evidence,
     /// After the faults end, everybody honest goes on deciding.
     Liveness,
+    /// Votes end as they were cast, and change the rules' numbers exactly as proposed; nothing else
+    /// does.
+    Governance,
+    /// Whoever is jailed or proven guilty has no power, unless nobody else is left.
+    Election,
     /// Replaying the stored blocks gives the stored state.
     Replay,
     /// The engine and the stores never fail by themselves.
@@ -42,7 +47,7 @@ pub enum Checker {
 
 impl Checker {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Agreement,
         Self::Conservation,
         Self::DoubleSign,
@@ -51,6 +56,8 @@ impl Checker {
         Self::Validity,
         Self::Evidence,
         Self::Liveness,
+        Self::Governance,
+        Self::Election,
         Self::Replay,
         Self::NoFailure,
     ];
@@ -66,6 +73,8 @@ impl Checker {
             Self::Validity => "decided blocks are valid",
             Self::Evidence => "equivocators are named",
             Self::Liveness => "liveness after healing",
+            Self::Governance => "votes do what they say",
+            Self::Election => "no power in jail",
             Self::Replay => "store equals replay",
             Self::NoFailure => "no failure of its own",
         }

@@ -1,8 +1,8 @@
 //! Clients: transactions that obey the rules, and such that do not.
 //!
-//! Each new height draws a few actions. To add a kind of transaction (stake changes, ballots),
-//! add an arm to [`Clients::payload`]: whatever it returns is signed with the next nonce of one of
-//! the accounts and sent to some node.
+//! Each new height draws a few actions: transfers of clients, and what accounts do with stake and
+//! ballots ([`Stakeholders`]). Whatever is drawn is signed with the next nonce of its account and
+//! sent to some node.
 
 use std::rc::Rc;
 
@@ -12,10 +12,13 @@ use protocol::transaction::{Payload, SignedTransaction, Transaction};
 
 use super::chain::{Network, Snapshot};
 use super::faults::Counts;
-use super::random::Random;
+use super::random::{ALWAYS, Random};
+use super::stakeholders::Stakeholders;
 
 /// Highest fee that clients pay: far above what the base fee reaches in a few hundred small blocks.
 const FEE_MAX: Credits = Credits::from_micro(10_000_000);
+/// Share of the honest actions that are about stake and ballots.
+const STAKE_PPM: u32 = 600_000;
 /// Transactions remembered, to be sent again.
 const REMEMBERED_MAX: usize = 32;
 
@@ -27,15 +30,25 @@ pub(super) struct Clients {
     network: Rc<Network>,
     random: Random,
     fault_ppm: u32,
-    /// Per client: nonces used that the ledger does not show yet.
+    /// Keys of the accounts: of the clients, then of the validators' owners.
+    keys: Vec<SecretKey>,
+    /// Per account: nonces used that the ledger does not show yet.
     pending: Vec<(u64, u64)>,
     sent: Vec<Rc<SignedTransaction>>,
+    stakeholders: Stakeholders,
 }
 
 impl Clients {
-    pub(super) fn new(network: Rc<Network>, random: Random, fault_ppm: u32) -> Self {
-        let pending = vec![(0, 0); network.clients.len()];
-        Self { network, random, fault_ppm, pending, sent: Vec::new() }
+    pub(super) fn new(
+        network: Rc<Network>,
+        random: Random,
+        fault_ppm: u32,
+        stakeholders: Stakeholders,
+    ) -> Self {
+        let owners = network.secrets.iter().map(|secrets| &secrets.account);
+        let keys: Vec<SecretKey> = network.clients.iter().chain(owners).cloned().collect();
+        let pending = vec![(0, 0); keys.len()];
+        Self { network, random, fault_ppm, keys, pending, sent: Vec::new(), stakeholders }
     }
 
     /// What clients do at a new height.
@@ -57,17 +70,33 @@ impl Clients {
                 self.misbehave(at, instances, counts, &mut submissions);
             } else {
                 counts.transactions += 1;
-                let client = self.random.index(self.network.clients.len());
-                let nonce = self.next_nonce(client, at);
-                let payload = self.payload();
-                let signed = self.sign(client, nonce, payload);
+                let (account, payload) = self.honest(at, counts);
+                let nonce = self.next_nonce(account, at);
+                let signed = self.sign(account, nonce, payload);
                 submissions.push((self.random.index(instances), self.remember(signed)));
             }
         }
         submissions
     }
 
-    /// A payload that the rules allow.
+    /// An account, and a payload of it that the rules allow now.
+    fn honest(&mut self, at: &Snapshot, counts: &mut Counts) -> (usize, Payload) {
+        let clients = self.network.clients.len();
+        if self.random.chance(STAKE_PPM) {
+            // Owners have most of the stake: without them no vote has a quorum.
+            let from = if self.random.chance(ALWAYS / 2) { clients } else { 0 };
+            let account = from + self.random.index(self.keys.len() - from);
+            let owned = account.checked_sub(clients);
+            let id = self.keys[account].public().account_id();
+            let random = &mut self.random;
+            if let Some(payload) = self.stakeholders.payload(&id, owned, at, random, counts) {
+                return (account, payload);
+            }
+        }
+        (self.random.index(clients), self.payload())
+    }
+
+    /// A transfer that the rules allow.
     fn payload(&mut self) -> Payload {
         let count = self.network.clients.len();
         let to = self.network.clients[self.random.index(count)].public().account_id();
@@ -129,7 +158,7 @@ impl Clients {
 
     /// The next nonce as the client knows it. Nonces that seem lost are used again after a while.
     fn next_nonce(&mut self, client: usize, at: &Snapshot) -> u64 {
-        let applied = at.nonce(&self.network.clients[client]);
+        let applied = at.nonce(&self.keys[client]);
         let (seen, next) = &mut self.pending[client];
         if *seen != applied {
             *seen = applied;
@@ -143,7 +172,7 @@ impl Clients {
     }
 
     fn sign(&self, client: usize, nonce: u64, payload: Payload) -> SignedTransaction {
-        let key: &SecretKey = &self.network.clients[client];
+        let key = &self.keys[client];
         let transaction = Transaction {
             chain: self.network.chain,
             account: key.public().account_id(),

@@ -374,6 +374,7 @@ fn truncate(path: &Path, length: u64) {
 #[cfg(test)]
 mod tests {
     use protocol::ids::BlockHash;
+    use protocol::ledger::parameters::LedgerParameters;
     use storage::Step;
 
     use super::super::chain::Network;
@@ -386,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_crash_in_the_guard_leaves_what_was_answered_and_never_two_values() {
-        let network = Network::new(&[1_000; 4], 0);
+        let network = Network::new(&[1_000; 4], 0, LedgerParameters::default());
         for seed in 0..40 {
             let directory = tempfile::tempdir().unwrap();
             let random = Random::new(seed, "disk", 0);
@@ -410,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_engines_log_keeps_what_was_synced() {
-        let network = Network::new(&[1_000; 4], 0);
+        let network = Network::new(&[1_000; 4], 0, LedgerParameters::default());
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_path_buf();
         let first = Rc::clone(&network.first);

@@ -1,6 +1,7 @@
 //! The faults of one seed, drawn as a swarm: each kind has its own rate, and is often absent, so
 //! that kinds are also seen alone and in pairs.
 
+use protocol::ledger::parameters::LedgerParameters;
 use serde::Serialize;
 
 use super::behaviour::Plan;
@@ -72,6 +73,14 @@ counts! {
     lies: "false blocks served",
     /// Transactions of clients that obey the rules.
     transactions: "honest transactions",
+    /// Stake put in, taken out and moved.
+    stakings: "stake actions",
+    /// Jails ended by their owners.
+    unjails: "unjailings asked for",
+    /// Proposals made.
+    proposals: "proposals",
+    /// Ballots cast.
+    ballots: "ballots",
     /// Two transactions with one nonce.
     double_spends: "double spends",
     /// Nonces out of order.
@@ -92,6 +101,22 @@ counts! {
     evidence_found: "seen: evidence found",
     /// Seen: answers of sync taken.
     synced: "seen: sync answers",
+    /// Seen: blocks after which other validators are in charge.
+    set_changes: "seen: changes of the validator set",
+    /// Seen: seeds with such a block.
+    seeds_with_set_changes: "seen: seeds with another validator set",
+    /// Seen: validators jailed for their absence.
+    jailed: "seen: validators jailed",
+    /// Seen: validators that came back from jail.
+    unjailed: "seen: validators back from jail",
+    /// Seen: proposals that passed.
+    passed: "seen: proposals passed",
+    /// Seen: proposals that did not.
+    not_passed: "seen: proposals not passed",
+    /// Seen: blocks that changed a number of the rules.
+    parameter_changes: "seen: changes of the rules' numbers",
+    /// Seen: seeds with such a block.
+    seeds_with_parameter_changes: "seen: seeds with changed numbers",
     /// Seen: answers of sync refused.
     bad_answers_refused: "seen: false blocks refused",
 }
@@ -149,6 +174,44 @@ pub(super) struct Faults {
     pub(super) split: Option<Vec<bool>>,
     /// Misbehaviour of clients per action.
     pub(super) client_fault_ppm: u32,
+    /// What accounts may do with their stake.
+    pub(super) economy: Economy,
+}
+
+/// What accounts may do with their stake. Safety rests on less than a third of the power being
+/// broken, so where somebody is, no action may raise the share of the broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Economy {
+    /// Transfers only.
+    Still,
+    /// Stake only comes to who keeps its promises, and goes from there only if it came so.
+    Guarded,
+    /// Everything: nobody is broken. Validators leave, are jailed and come back.
+    Open,
+}
+
+impl Economy {
+    /// The numbers of the rules: what takes days takes seconds.
+    pub(super) fn parameters(self) -> LedgerParameters {
+        let quick = LedgerParameters {
+            epoch_ms: 20_000,
+            unbonding_ms: 45_000,
+            unbonding_blocks_min: 60,
+            evidence_blocks_max: 60,
+            voting_ms: 30_000,
+            voting_blocks_min: 5,
+            timelock_ms: 5_000,
+            emergency_voting_ms: 5_000,
+            jail_ms: 5_000,
+            ..LedgerParameters::default()
+        };
+        match self {
+            Self::Still => LedgerParameters::default(),
+            // Jailing the honest would raise the share of the broken.
+            Self::Guarded => LedgerParameters { absence_window_blocks: 1_000_000, ..quick },
+            Self::Open => LedgerParameters { absence_window_blocks: 20, ..quick },
+        }
+    }
 }
 
 /// A rate that is zero in half of all seeds.
@@ -188,6 +251,7 @@ impl Faults {
             is_guarded: true,
             split: None,
             client_fault_ppm: 0,
+            economy: Economy::Still,
         }
     }
 
@@ -232,7 +296,14 @@ impl Faults {
         faults.skew_ms = if random.chance(ALWAYS / 2) { 0 } else { random.below(20_000) };
         faults.drift_ppm = if random.chance(ALWAYS / 2) { 0 } else { random.below(100_000) };
         faults.client_fault_ppm = rate(random, 800_000);
+        let is_sound = (0..count).all(|validator| faults.keeps_promises(validator));
+        faults.economy = if is_sound { Economy::Open } else { Economy::Guarded };
         faults
+    }
+
+    /// Whether a validator is neither Byzantine nor forgetful.
+    pub(super) fn keeps_promises(&self, validator: usize) -> bool {
+        self.plans[validator].is_none() && !self.forgetful[validator]
     }
 
     /// Twins of f+1 validators, one of each on both sides of a partition that divides the honest.

@@ -31,7 +31,9 @@
 //! **Not under the simulator**: libp2p, gossip scores, the engine's actors and their queues, sled,
 //! real files and `fsync` (`ayni-testnet crash` and the tests of `storage` are for those),
 //! snapshots and pruning, the mempool's log, blobs, duties, the worker, the local interface.
-//! Clients only transfer: stake changes and ballots have their place in `clients.rs`.
+//! Of transactions: transfers, stake and governance (`stakeholders`); training rounds are not here,
+//! and no node registers. Where somebody is Byzantine or forgetful, no absence is punished and
+//! stake only comes to the others: a share of a third must not be reached by a vote or a jail.
 //!
 //! **Architecture invariant.** Nothing in a seed's run reads a clock, an environment, or anything
 //! whose order is not fixed.
@@ -43,6 +45,7 @@ mod clients;
 mod context;
 mod disk;
 pub mod faults;
+mod laws;
 mod message;
 mod node;
 mod queue;
@@ -50,6 +53,7 @@ mod random;
 mod report;
 mod seeds;
 mod signatures;
+mod stakeholders;
 mod verdict;
 mod world;
 

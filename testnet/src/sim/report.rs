@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::Table;
+use protocol::amount::PPM;
 use serde::Serialize;
 
 use super::checkers::Checker;
@@ -12,6 +13,12 @@ use super::{Options, SeedResult};
 
 /// Violations that are printed; the JSON object has all.
 const PRINTED_MAX: usize = 20;
+
+/// Of the seeds of a long run, this share at least must see other validators and other numbers of
+/// the rules: else the checkers of both saw nothing.
+const CHANGED_PPM_MIN: u64 = 200_000;
+/// Seeds and heights from which a run is long enough to say so.
+const LONG: (u64, u64) = (100, 150);
 
 /// A checker shown to fire.
 #[derive(Clone, Debug, Serialize)]
@@ -166,6 +173,16 @@ impl Report {
                     control.checker.title(),
                     control.seeds
                 ));
+            }
+        }
+        let changed = [
+            ("validators", self.counts.seeds_with_set_changes),
+            ("numbers of the rules", self.counts.seeds_with_parameter_changes),
+        ];
+        for (what, seeds) in changed {
+            let is_long = self.seeds >= LONG.0 && self.heights >= LONG.1;
+            if is_long && seeds * PPM < self.seeds * CHANGED_PPM_MIN {
+                missed.push(format!("the {what} changed in only {seeds} of {} seeds", self.seeds));
             }
         }
         if self.repeated_equal < self.repeated {

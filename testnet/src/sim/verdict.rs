@@ -24,9 +24,10 @@ impl World {
             self.shared.counts.torn += node.disk.losses.torn;
             self.shared.counts.unsynced += node.disk.losses.unsynced;
         }
-        for text in std::mem::take(&mut self.shared.execution.unbalanced) {
-            self.shared.checks.violated(Checker::Conservation, text);
+        for (checker, text) in std::mem::take(&mut self.shared.execution.wrong) {
+            self.shared.checks.violated(checker, text);
         }
+        self.shared.execution.seen.count(&mut self.shared.counts);
         let mut is_replayed = false;
         if self.mode == Mode::Search {
             self.judge_evidence();

@@ -26,6 +26,7 @@ use super::queue::{Event, Queue};
 use super::random::{ALWAYS, Random};
 use super::seeds::Setup;
 use super::signatures::Signatures;
+use super::stakeholders::Stakeholders;
 
 /// Time between two statuses of a node, as the daemon's default.
 const STATUS_EVERY: Time = 5 * SECOND;
@@ -86,7 +87,7 @@ impl World {
         let Setup { mode, heights, sign_order, traces } = *setup;
         let mut chaos = Random::new(seed, "faults", 0);
         let faults = Faults::draw(mode, &mut chaos);
-        let network = Rc::new(Network::new(&faults.stakes, CLIENTS));
+        let network = Rc::new(Network::new(&faults.stakes, CLIENTS, faults.economy.parameters()));
         let signatures = Signatures::new(network.chain);
         let validators: Vec<usize> =
             (0..faults.stakes.len()).chain(faults.twins.iter().copied()).collect();
@@ -130,8 +131,10 @@ impl World {
                 Node::new(instance, *validator, instances, behaviour, clock, disk, &network)
             })
             .collect();
-        let clients =
-            Clients::new(network, Random::new(seed, "clients", 0), faults.client_fault_ppm);
+        let trusted = (0..faults.stakes.len()).filter(|v| faults.keeps_promises(*v)).collect();
+        let stakeholders = Stakeholders::new(&network, faults.economy, trusted);
+        let random = Random::new(seed, "clients", 0);
+        let clients = Clients::new(network, random, faults.client_fault_ppm, stakeholders);
         Self {
             seed,
             mode,

@@ -40,8 +40,8 @@ pub enum Failure {
     /// Nothing, too much, or something twice in the list.
     #[error("the list is empty, too long, or names something twice")]
     List,
-    /// A weight above the whole.
-    #[error("a weight is at most 1,000,000 ppm")]
+    /// Weights above the whole.
+    #[error("the weights of all models are at most 1,000,000 ppm together; lower another first")]
     Weight,
     /// The treasury has less than is asked, or nothing is asked.
     #[error("the treasury does not hold the amount, or it is zero")]

@@ -31,8 +31,12 @@ pub(super) fn check(state: &State<'_>, change: &Change) -> Result<(), Rejection>
             require(dataset.status != decided(*admitted), Failure::Already)
         }
         Change::ModelWeight { model, weight_ppm } => {
-            named(state, model)?;
-            require(u64::from(*weight_ppm) <= PPM, Failure::Weight)
+            let weight = u64::from(*weight_ppm);
+            let old = u64::from(named(state, model)?.weight_ppm);
+            let others = state.weights().saturating_sub(old);
+            // One that falls is never refused, whatever the others have.
+            let fits = weight <= old || others.saturating_add(weight) <= PPM;
+            require(weight <= PPM && fits, Failure::Weight)
         }
         Change::Direction { model, datasets } => {
             named(state, model)?;

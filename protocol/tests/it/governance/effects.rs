@@ -80,13 +80,41 @@ fn a_weight_gives_a_model_its_share_of_the_emission() {
         Payload::OpenRounds { model, rounds: 1, parameters: parameters(), escrow: Credits::ZERO };
     let refused = chain.try_now(1, opening);
     assert!(matches!(refused, Err(Rejection::Mismatch(_))), "control: {refused:?}");
-    adopt(&mut chain, Change::ModelWeight { model, weight_ppm: 250_000 });
+    // The first model has it all: the weights are shares of one emission.
+    let weigh = |model, weight_ppm| Change::ModelWeight { model, weight_ppm };
+    let too_much = Err(Rejection::Change(Failure::Weight));
+    assert_eq!(chain.try_now(0, proposing(weigh(model, 250_000))), too_much);
+    adopt(&mut chain, weigh(spec(1).id(), 750_000));
+    assert_eq!(chain.try_now(0, proposing(weigh(model, 250_001))), too_much);
+    adopt(&mut chain, weigh(model, 250_000));
+    assert_eq!(chain.try_now(0, proposing(weigh(spec(1).id(), 750_001))), too_much);
     let index = run(&mut chain, model, Credits::ZERO);
     assert_eq!(play(&mut chain, &model, index, &Script::default()).phase, Phase::Certified);
     assert_eq!(contributors(&chain), 15_000_000);
-    let over = Change::ModelWeight { model, weight_ppm: 1_000_001 };
-    let refused = chain.try_now(0, proposing(over));
-    assert_eq!(refused, Err(Rejection::Change(Failure::Weight)));
+    assert_eq!(chain.try_now(0, proposing(weigh(model, 1_000_001))), too_much);
+}
+
+#[test]
+fn two_votes_together_cannot_give_more_than_the_whole() {
+    let mut chain = chain();
+    let first = open(&mut chain, 1, Credits::ZERO);
+    chain.send(1, Payload::RegisterModel { spec: spec(2) });
+    chain.step();
+    let second = spec(2).id();
+    adopt(&mut chain, Change::ModelWeight { model: first, weight_ppm: 400_000 });
+    // Each fits by itself when it is made; both are voted at once.
+    let ids = [first, second].map(|model| {
+        let id = propose(&mut chain, 0, Change::ModelWeight { model, weight_ppm: 600_000 });
+        (0..4).for_each(|node| chain.send(node, voting(id, Choice::Yes, 0)));
+        id
+    });
+    for id in ids {
+        finish(&mut chain, id);
+    }
+    assert!(matches!(status(&chain, ids[0]), ProposalStatus::Executed { .. }));
+    let refused = ProposalStatus::Failed { reason: Failure::Weight };
+    assert_eq!(status(&chain, ids[1]), refused);
+    assert_eq!(chain.view().weights(), 600_000);
 }
 
 fn publish(chain: &mut TestChain, tag: u8) -> ContentHash {

@@ -1,0 +1,7 @@
+//! See `targets::logs`.
+#![no_main]
+
+#[path = "../src/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drop(targets::logs(bytes)));
