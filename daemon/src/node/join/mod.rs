@@ -6,8 +6,8 @@
 //!
 //! Before the ledger is opened, a node that is far behind ([`peers::far`]) asks its peers for
 //! their newest snapshot, has it proven from the genesis or from the block that its owner trusts
-//! ([`prove`]), fetches the bytes as a blob, verifies them and prepares the new ledger
-//! ([`install`]), which opening puts in place as a whole. Then blocks follow as usual.
+//! (`prove`), fetches the bytes as a blob, verifies them and prepares the new ledger
+//! (`install`), which opening puts in place as a whole. Then blocks follow as usual.
 //!
 //! **Invariants.** Nothing that a peer says is believed before it is proven; a peer that gives a
 //! false proof is banned and the next one is asked. Until the one file that decides it is durable,

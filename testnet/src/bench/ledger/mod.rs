@@ -16,6 +16,7 @@ mod load;
 mod measure;
 mod replay;
 mod report;
+mod unit;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -121,6 +122,8 @@ fn unthrottled(_: usize, config: &mut Config) {
 
 async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report> {
     let length = Duration::from_secs(options.seconds);
+    // Before anything else runs here.
+    let verification_us = unit::verification_us();
     let (empty, _) = run_one(workspace, options, unthrottled, Shape::Nothing, length, 0).await?;
     let sending_s = (length + load::WARM_UP).as_secs();
     let total = usize::try_from(options.rate * sending_s)?;
@@ -130,7 +133,7 @@ async fn measure_all(workspace: &Workspace, options: &Options) -> Result<Report>
     let shape = Shape::Window { transfers: options.window };
     let (saturated, behind) = run_one(workspace, options, on_demand, shape, length, total).await?;
     let (replay, sync) = behind.context("the saturated run measures catching up")?;
-    Ok(Report::new(options, [empty, steady, saturated], replay, sync))
+    Ok(Report::new(options, verification_us, [empty, steady, saturated], replay, sync))
 }
 
 /// One network from its genesis to its end.

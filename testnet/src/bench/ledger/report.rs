@@ -54,6 +54,10 @@ pub(super) struct Report {
     pub(super) rate: u64,
     /// Transfers on the way in the saturated run.
     pub(super) window: usize,
+    /// One strict verification of a signature in this run, in microseconds.
+    pub(super) verification_us: f64,
+    /// CPU time of one validator per transfer at saturation, in such verifications.
+    pub(super) cpu_verifications_per_tx: Option<f64>,
     /// Without transactions, blocks as fast as the engine makes them.
     pub(super) empty: Figures,
     /// At the steady rate.
@@ -69,6 +73,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(
         options: &Options,
+        verification_us: f64,
         [empty, steady, saturated]: [Figures; 3],
         replay: CatchingUp,
         sync: CatchingUp,
@@ -79,6 +84,10 @@ impl Report {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             rate: options.rate,
             window: options.window,
+            verification_us,
+            cpu_verifications_per_tx: saturated
+                .cpu_us_per_tx_and_validator
+                .map(|cpu| cpu / verification_us),
             empty,
             steady,
             saturated,
@@ -123,6 +132,12 @@ pub(super) fn print(report: &Report, missed: &[String]) {
         table.add_row([[name.to_owned()].as_slice(), cells.as_slice()].concat());
     }
     println!("{table}");
+    println!(
+        "One verification of a signature takes {:.1} us in this run; saturated, a transfer costs \
+         each validator the CPU time of {}",
+        report.verification_us,
+        shown(report.cpu_verifications_per_tx)
+    );
     println!("A node that is behind, on the saturated chain");
     print_catching_up(report);
     if missed.is_empty() {
