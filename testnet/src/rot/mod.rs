@@ -6,7 +6,7 @@
 //! ([`crate::crash_store::chain`]); what peers would give back is taken from the reference.
 //!
 //! The consensus engine's own log, which the stores do not know, is damaged in front of real nodes
-//! (`--engine`, [`wal`]).
+//! (`--engine`, `wal`).
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
