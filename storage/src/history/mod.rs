@@ -10,7 +10,7 @@
 //! position = height u64 BE | index u32 BE        chunk = height u64 BE of its last block
 //! ```
 //!
-//! Blocks are gathered in memory ([`pending`]) and written together. A look-up of a transaction
+//! Blocks are gathered in memory (`pending`) and written together. A look-up of a transaction
 //! reads its part of every chunk: a few hundred microseconds for ten million transactions.
 //!
 //! **Invariant.** One write is one atomic batch, so what is written never claims a block whose
