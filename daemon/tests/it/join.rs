@@ -10,7 +10,7 @@ use protocol::home::NodeSecrets;
 use protocol::ids::{BlockHash, StateRoot};
 use protocol::ledger::genesis::Genesis;
 use storage::BlockLog;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::process::{Daemon, config, genesis, secrets, tell};
 
@@ -97,10 +97,14 @@ impl Net {
     }
 }
 
+/// A node that catches up and one that goes on meet at a height within this time.
+const EQUAL_MAX: Duration = Duration::from_secs(60);
+
 /// The roots of two nodes at one height.
 pub(crate) async fn equal_roots(a: &Daemon, b: &Daemon) {
     let mut seen: [Vec<(Height, StateRoot)>; 2] = [Vec::new(), Vec::new()];
-    for _ in 0..2_000 {
+    let deadline = Instant::now() + EQUAL_MAX;
+    while Instant::now() < deadline {
         for (node, seen) in [a, b].iter().zip(&mut seen) {
             let status = node.client.status().await.expect("it runs");
             seen.push((status.height, status.state_root));
@@ -110,8 +114,9 @@ pub(crate) async fn equal_roots(a: &Daemon, b: &Daemon) {
             assert_eq!(root, *other, "roots at {height}");
             return;
         }
+        sleep(Duration::from_millis(10)).await;
     }
-    panic!("never seen at one height");
+    panic!("never seen at one height: {:?}", seen.map(|seen| seen.last().copied()));
 }
 
 /// The first block that a stopped node has.
