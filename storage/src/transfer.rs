@@ -22,8 +22,7 @@ use crate::check::{committed_root, follow_headers};
 use crate::durable::{self, FileError, at};
 use crate::identity::{self, IdentityError};
 use crate::repair::{self, RepairError};
-use crate::snapshot::{self, SnapshotError, StageError};
-use crate::state::{LedgerState as _, StateOpenError, StateStore};
+use crate::snapshot::{self, SnapshotError, Snapshots, StageError};
 
 /// Why nothing was exported or imported.
 #[derive(Debug, Error)]
@@ -42,16 +41,14 @@ pub enum TransferError {
     Chain(String),
     /// Neither all blocks nor a snapshot that can be trusted.
     #[error(
-        "the export begins at height {first} and has no snapshot whose root one of its headers \
-         commits: export again, after the node has decided another block"
+        "the blocks begin at height {first}, and there is no whole snapshot of that height or later \
+         whose root a header commits: run the node until it has taken its next snapshot, or export \
+         a node that has every block (an archive)"
     )]
     NoStart {
         /// Its first block.
         first: Height,
     },
-    /// The state cannot be opened.
-    #[error("the state cannot be opened")]
-    State(#[from] StateOpenError),
     /// The blocks cannot be read or written.
     #[error(transparent)]
     BlockLog(#[from] BlockLogError),
@@ -80,27 +77,45 @@ pub struct Moved {
     pub snapshot: Option<Height>,
 }
 
-/// Copies blocks and state of a stopped node to the new folder `to`.
+/// Copies the blocks of a stopped node, and the snapshot that they start from if the first are gone, to the new folder `to`.
 pub fn export(dir: &Path, chain: &ChainId, to: &Path) -> Result<Moved, TransferError> {
     let _lock = repair::prepare(dir, chain)?;
     let (log, _) = BlockLog::open(dir, chain)?;
     log.check()?;
     check_absent(to)?;
+    let first = log.first().unwrap_or_default();
+    // A chain from its first block on needs no other start.
+    let start = if first.get() > 1 { Some(start_of(dir, chain, &log, first)?) } else { None };
     durable::create_dir(to)?;
-    let moved = copy_blocks(&log, log.first().unwrap_or_default(), to, chain)?;
-    let path = dir.join("state");
-    let mut taken = None;
-    if path.exists() {
-        let state = StateStore::open(&path)?;
-        if state.tip().is_some() {
-            let file = to.join("snapshot");
-            snapshot::write(&state.view(), chain, &file)?;
-            taken = Some(snapshot::verify(&file, chain)?.head.height);
-        }
+    let moved = copy_blocks(&log, first, to, chain)?;
+    if let Some((_, snapshot)) = &start {
+        let file = to.join("snapshot");
+        fs::copy(snapshot, &file).map_err(at("copy a snapshot to", &file))?;
     }
     identity::write(to, chain)?;
     durable::sync_tree(to)?;
-    Ok(Moved { snapshot: taken, ..moved })
+    Ok(Moved { snapshot: start.map(|(height, _)| height), ..moved })
+}
+
+/// The newest snapshot that is kept whole and whose root a header commits. (The state itself
+/// stands at the last block, and the header that will commit it is not there yet.)
+fn start_of(
+    dir: &Path,
+    chain: &ChainId,
+    log: &BlockLog,
+    first: Height,
+) -> Result<(Height, PathBuf), TransferError> {
+    let snapshots = Snapshots::new(dir, chain);
+    let mut kept = snapshots.list()?;
+    kept.sort_by_key(|kept| kept.height);
+    for kept in kept.into_iter().rev().filter(|kept| kept.height >= first) {
+        // A damaged one is no start; `aynid ledger check` names it.
+        let Ok(info) = snapshots.verify(&kept) else { continue };
+        if committed_root(log, kept.height)? == Some(info.head.root) {
+            return Ok((kept.height, kept.path));
+        }
+    }
+    Err(TransferError::NoStart { first })
 }
 
 /// Puts an export into `dir`, which must have no ledger. The node replays what its state lacks

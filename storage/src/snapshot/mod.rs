@@ -32,7 +32,6 @@ mod retained;
 mod stage;
 
 pub use format::{Entry, Reader, Writer};
-pub(crate) use retained::write;
 pub use retained::{Retained, Snapshots};
 pub(crate) use stage::complete;
 pub use stage::{StageError, stage};

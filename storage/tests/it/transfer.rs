@@ -115,24 +115,22 @@ fn a_pruned_ledger_is_carried_with_its_snapshot() {
     store.snapshots().take(&store.view()).unwrap();
     grow(&mut store, 40);
     store.prune(Retention::Snapshots(1)).unwrap();
-    close(&old, store);
-    // The state stands at the tip, so no header of the export commits it yet.
-    let to = bag.path().join("early");
-    transfer::export(&old.data(), &CHAIN, &to).unwrap();
-    let refused = transfer::import(&new.data(), &CHAIN, &to).unwrap_err();
-    assert!(matches!(refused, TransferError::NoStart { .. }), "{refused}");
-    // One more block, which the state has not applied.
-    let mut store = old.open().store;
-    let next = headed_block(41, store.state().root(), &store.tip().unwrap().block);
-    store.append_decided(&next, &changes(41)).unwrap();
     let root = close(&old, store);
-    let behind = bag.path().join("behind");
-    transfer::export(&old.data(), &CHAIN, &behind).unwrap();
-    fs::remove_file(behind.join("snapshot")).unwrap();
-    fs::copy(to.join("snapshot"), behind.join("snapshot")).unwrap();
-    let moved = transfer::import(&new.data(), &CHAIN, &behind).unwrap();
-    assert_eq!((moved.first, moved.last.height), (Height::new(40), Height::new(41)));
+    let to = bag.path().join("export");
+    let moved = transfer::export(&old.data(), &CHAIN, &to).unwrap();
+    assert!(moved.first > Height::new(1), "nothing was pruned");
+    assert_eq!((moved.last.height, moved.snapshot), (Height::new(40), Some(Height::new(20))));
+    let moved = transfer::import(&new.data(), &CHAIN, &to).unwrap();
+    assert_eq!((moved.first, moved.last.height), (Height::new(20), Height::new(40)));
     let mut opened = new.open();
-    assert_eq!(replay(&mut opened.store), 1);
+    assert_eq!(replay(&mut opened.store), 20);
     assert_eq!(opened.store.state().root(), root);
+
+    // What could not be imported is not exported.
+    let kept = fs::read_dir(old.data().join("snapshots")).unwrap();
+    kept.for_each(|file| fs::write(file.unwrap().path(), b"damaged").unwrap());
+    let none = bag.path().join("none");
+    let refused = transfer::export(&old.data(), &CHAIN, &none).unwrap_err();
+    assert!(matches!(refused, TransferError::NoStart { .. }), "{refused}");
+    assert!(!none.exists());
 }

@@ -32,8 +32,9 @@ pub(super) enum Failure {
     Stops(Height),
     /// The owner trusts a block that the peer's chain does not have.
     #[error(
-        "block {height} of the peer is {found:?}, not {trusted} as `trusted` says: the peer \
-         follows another chain, or `trusted` was typed wrongly"
+        "block {height} of the peer is {}, not {trusted} as `trusted` says: the peer follows \
+         another chain, or `trusted` was typed wrongly",
+        .found.map_or_else(|| "not there".to_owned(), |found| found.to_string())
     )]
     OtherTrust {
         /// Height of the trusted block.

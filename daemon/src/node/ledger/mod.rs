@@ -121,8 +121,14 @@ impl Ledger {
         retention: Retention,
     ) -> anyhow::Result<Arc<Self>> {
         let chain = genesis.chain_id();
-        let opened = storage::LedgerStore::open(dir, &chain, guard)
-            .with_context(|| format!("cannot open the ledger in {}", dir.display()))?;
+        let opened = storage::LedgerStore::open(dir, &chain, guard).with_context(|| {
+            let dir = dir.display();
+            format!(
+                "cannot open the ledger in {dir} (if a file is damaged: `aynid ledger check \
+                     {dir}` says which, `aynid ledger repair {dir}` what can be mended; never \
+                     delete the signer guard)"
+            )
+        })?;
         if !matches!(opened.recovery.state, StateRecovery::UpToDate) {
             tracing::info!(recovery = ?opened.recovery.state, "recovering the ledger state");
         }
