@@ -7,6 +7,7 @@ use ayni_storage::ValidatorSets;
 use ayni_storage::history::{
     History, HistoryError, IndexedBlock, IndexedTransaction, PAGE_MAX, Position,
 };
+use ayni_storage::state::wait_released;
 use protocol::amount::{Credits, Height, VotingPower};
 use protocol::consensus::{Validator, ValidatorSet};
 use protocol::ids::{AccountId, BlockHash, TransactionHash};
@@ -72,6 +73,7 @@ fn transactions_are_found_by_hash_and_by_account_newest_first() {
     assert_eq!(history.of_account(&BERT, None, usize::MAX).unwrap().len(), PAGE_MAX);
     assert!(history.of_account(&AccountId::default(), None, 9).unwrap().is_empty());
     drop(history);
+    wait_released(&path).unwrap();
     let (again, anew) = History::open(&path).unwrap();
     assert!(!anew);
     let written = again.tip().unwrap().expect("most were written").height;
@@ -86,6 +88,7 @@ fn every_page_is_found_wherever_it_is_cut_and_wherever_it_lies() {
     let mut history = filled(&path, 290);
     history.write().unwrap();
     drop(history);
+    wait_released(&path).unwrap();
     let (mut history, _) = History::open(&path).unwrap();
     history.add(&(291..=300).map(block).collect::<Vec<_>>()).unwrap();
     for height in 1..=300 {
@@ -130,6 +133,7 @@ fn another_schema_or_damage_means_a_new_index() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history");
     filled(&path, 2).write().unwrap();
+    wait_released(&path).unwrap();
     {
         let db = sled::open(&path).unwrap();
         db.insert(b"s", &3_u32.to_le_bytes()).unwrap();
@@ -138,7 +142,9 @@ fn another_schema_or_damage_means_a_new_index() {
     let (history, anew) = History::open(&path).unwrap();
     assert!(anew && history.tip().unwrap().is_none());
     drop(history);
+    wait_released(&path).unwrap();
     filled(&path, 2).write().unwrap();
+    wait_released(&path).unwrap();
     let length = fs::metadata(path.join("db")).unwrap().len();
     fs::write(path.join("db"), vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
     let (mut history, _) = History::open(&path).unwrap();
