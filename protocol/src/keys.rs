@@ -4,10 +4,8 @@
 //! signature made for one purpose or chain is worthless for another. Verification is strict and
 //! weak public keys are refused while they are parsed. Randomness comes from the caller.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
 
 use ed25519_dalek::{Signer as _, Verifier as _};
 use serde::de::Error as _;
@@ -107,7 +105,7 @@ const SMALL_ORDER: [[u8; 32]; 8] = {
 
 /// Keys that were parsed and found good. Only saves work: what is looked up equals what would be
 /// parsed.
-static PARSED: RwLock<BTreeMap<[u8; 32], PublicKey>> = RwLock::new(BTreeMap::new());
+static PARSED: Remembered<PublicKey> = Remembered::new(PARSED_MAX);
 
 /// Votes that are remembered, about 1 MiB: those of dozens of heights with a hundred validators. A
 /// vote is verified when it comes, in the certificate of its block, and in the next block.
@@ -123,18 +121,7 @@ pub struct PublicKey(ed25519_dalek::VerifyingKey);
 impl PublicKey {
     /// Parses 32 bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
-        let known = PARSED.read().unwrap_or_else(PoisonError::into_inner).get(bytes).copied();
-        if let Some(key) = known {
-            return Ok(key);
-        }
-        let key = Self::parse(bytes)?;
-        let mut parsed = PARSED.write().unwrap_or_else(PoisonError::into_inner);
-        // Whoever brings many new keys costs the others a parse each, and no memory.
-        if parsed.len() >= PARSED_MAX {
-            parsed.clear();
-        }
-        parsed.insert(*bytes, key);
-        Ok(key)
+        PARSED.get_or(bytes, || Self::parse(bytes))
     }
 
     fn parse(bytes: &[u8; 32]) -> Result<Self, KeyError> {

@@ -1,6 +1,6 @@
-//! What was computed once and is asked for again: proofs and signatures that were found good.
+//! What was computed once and is asked for again: keys, proofs and signatures that were found good.
 //!
-//! **Invariant.** It only saves work. A name is a hash over everything the answer depends on, only
+//! **Invariant.** It only saves work. A name is, or hashes, everything the answer depends on, only
 //! good answers are kept, and forgetting them changes nothing but time. Deliberately absent: an
 //! order of forgetting; whoever fills it costs the others one computation each.
 

@@ -351,12 +351,10 @@ impl AppLoop {
     async fn judge(&mut self, part: Part) -> Result<Option<ProposedValue<AyniContext>>, LoopError> {
         let Part { body, block } = part;
         let known = block.filter(|block| block.hash() == body.offer.block);
-        let block = match known
-            .or_else(|| BoundBlock::open(&body.block, &body.offer.block).map(Arc::new))
-        {
-            Some(block) => block,
+        let parsed = || BoundBlock::open(&body.block, &body.offer.block).map(Arc::new);
+        let Some(block) = known.or_else(parsed) else {
             // Not the bytes of the block that was offered: says nothing about that block.
-            None => return Ok(None),
+            return Ok(None);
         };
         let header = block.header();
         let is_fitting = header.height == body.offer.height && header.chain == self.chain;

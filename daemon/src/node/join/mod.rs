@@ -45,7 +45,8 @@ pub use peers::{far, may_be_far};
 
 /// Rounds over all that peers offer: in the meantime their snapshots move on.
 const ROUNDS_MAX: u32 = 3;
-/// Pause between two rounds.
+/// Pause before trying again: there is nothing to wait for, since peers take and commit snapshots
+/// without telling.
 const ROUND_PAUSE: Duration = Duration::from_secs(2);
 
 /// What joining needs.
