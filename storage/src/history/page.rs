@@ -12,16 +12,11 @@ const REST_BYTES: usize = 31;
 /// Bytes of a transaction in a part.
 pub(super) const ENTRY_BYTES: usize = REST_BYTES + POSITION_BYTES;
 
-/// Transactions are kept in 256 parts, by the first byte of their hash, so that a look-up reads a
-/// small piece of what was written together.
-pub(super) struct Parts;
-
-impl Parts {
-    /// The part of a hash and the rest of it.
-    pub(super) fn of(hash: &TransactionHash) -> (u8, &[u8]) {
-        let [part, rest @ ..] = hash.as_bytes();
-        (*part, rest)
-    }
+/// The part of a hash and the rest of it: transactions are kept in 256 parts, by the first byte of
+/// their hash, so that a look-up reads a small piece of what was written together.
+pub(super) fn part_of(hash: &TransactionHash) -> (u8, &[u8]) {
+    let [part, rest @ ..] = hash.as_bytes();
+    (*part, rest)
 }
 
 pub(super) fn position_bytes(at: Position) -> [u8; POSITION_BYTES] {

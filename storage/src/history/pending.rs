@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use protocol::amount::{Credits, Height};
 use protocol::ids::{AccountId, BlockHash, TransactionHash};
 
-use super::page::{ENTRY_BYTES, Parts, position_bytes};
+use super::page::{ENTRY_BYTES, part_of, position_bytes};
 use super::{ACCOUNT, BASE_FEE, BLOCK, IndexedBlock, Position, TIP, TRANSACTION, keyed};
 use crate::block_log::Tip;
 
@@ -78,7 +78,7 @@ impl Pending {
         let chunk = tip.height.get().to_be_bytes();
         let mut parts: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
         for (hash, at) in &self.transactions {
-            let (part, rest) = Parts::of(hash);
+            let (part, rest) = part_of(hash);
             let page = parts.entry(part).or_insert_with(|| Vec::with_capacity(4 * ENTRY_BYTES));
             page.extend_from_slice(rest);
             page.extend_from_slice(&position_bytes(*at));

@@ -21,7 +21,7 @@
 //! **Why the log comes before the guard**: the signer syncs the engine's log and then asks the
 //! signer guard. The other way round, a crash between guard and log leads to another vote, a
 //! refusal, and a node that is silent for the height; two such halt four validators for ever
-//! (`--sign-order guard-first` shows this in about one seed of a hundred).
+//! (`--sign-order guard-first` shows this in about one seed of fifteen).
 //!
 //! **Modelled**: the engine's write-ahead log (entries, and how far they are synced), the state
 //! index on sled (a crash takes it back to its last flush), fetching of blocks (asks one peer at a
