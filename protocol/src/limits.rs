@@ -45,6 +45,9 @@ pub const ROUNDS_AHEAD_MAX: u32 = 16;
 
 /// One blob: a checkpoint of the largest model in f32 fits.
 pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Slowest limit of uploads in bytes per second: a part of 512 KiB then takes eight seconds, less
+/// than a fetcher waits for it.
+pub const BLOB_UPLOAD_RATE_MIN: u64 = 64 * 1024;
 /// A manifest: parsed as a whole, in memory.
 pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 /// Shards of one dataset; 4,096 entries fit a manifest.

@@ -148,6 +148,8 @@ pub enum NetworkEvent {
     },
     /// A batch of transactions. The consumer must call [`super::NetworkHandle::validate`].
     Transactions(GossipMessage),
+    /// A node announces blobs. The consumer must call [`super::NetworkHandle::validate`].
+    Announced(GossipMessage),
     /// A peer asks which blobs are here. Answer with [`super::NetworkHandle::respond`].
     HasBlobs {
         /// For the answer.

@@ -75,10 +75,10 @@ impl Task {
             return false;
         };
         let message = GossipMessage { topic: kind, from, source, id, bytes, _permit: permit };
-        if kind.is_engine() {
-            self.tell_engine(EngineEvent::Gossip(message))
-        } else {
-            self.tell_node(NetworkEvent::Transactions(message))
+        match kind {
+            Topic::Blobs => self.tell_node(NetworkEvent::Announced(message)),
+            Topic::Transactions => self.tell_node(NetworkEvent::Transactions(message)),
+            _ => self.tell_engine(EngineEvent::Gossip(message)),
         }
     }
 

@@ -15,6 +15,8 @@ use thiserror::Error;
 pub const PEERS_PER_STATUS_MAX: usize = 32;
 /// Hashes in one availability question.
 pub const HASHES_PER_REQUEST_MAX: usize = 256;
+/// Hashes in one announcement.
+pub const ANNOUNCED_MAX: usize = 64;
 /// Bytes of one textual address.
 pub const ADDRESS_BYTES_MAX: usize = 256;
 /// Bytes of a genesis document.
@@ -54,12 +56,20 @@ pub enum Topic {
     Status,
     /// Batches of transactions.
     Transactions,
+    /// Blobs that their publisher has and wants to be found: see [`Announcement`].
+    Blobs,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 5] =
-        [Self::Consensus, Self::Liveness, Self::Parts, Self::Status, Self::Transactions];
+    pub const ALL: [Self; 6] = [
+        Self::Consensus,
+        Self::Liveness,
+        Self::Parts,
+        Self::Status,
+        Self::Transactions,
+        Self::Blobs,
+    ];
 
     /// The topic's name on `chain`.
     pub fn name(self, chain: &ChainId) -> String {
@@ -69,6 +79,7 @@ impl Topic {
             Self::Parts => "parts",
             Self::Status => "status",
             Self::Transactions => "transactions",
+            Self::Blobs => "blobs",
         };
         format!("/ayni/{chain}/{kind}/1")
     }
@@ -78,13 +89,25 @@ impl Topic {
         match self {
             Self::Consensus | Self::Liveness | Self::Parts => limits::CONSENSUS_MESSAGE_BYTES_MAX,
             Self::Status | Self::Transactions => limits::TRANSACTION_BATCH_BYTES_MAX,
+            Self::Blobs => Announcement::BYTES_MAX,
         }
     }
 
     /// Whether the consensus engine consumes the topic.
     pub const fn is_engine(self) -> bool {
-        !matches!(self, Self::Transactions)
+        !matches!(self, Self::Transactions | Self::Blobs)
     }
+}
+
+/// What a node has and wants to be found, oldest first. Who fetches asks it and verifies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Hashes of blobs, at most [`ANNOUNCED_MAX`].
+    pub blobs: Vec<ContentHash>,
+}
+
+impl Canonical for Announcement {
+    const BYTES_MAX: usize = 32 * ANNOUNCED_MAX + 16;
 }
 
 /// A question about metadata.

@@ -44,6 +44,10 @@ async fn handle(node: &Arc<Node>, event: NetworkEvent) {
         NetworkEvent::Transactions(message) => {
             node.transactions.receive(message).await;
         }
+        NetworkEvent::Announced(message) => {
+            let acceptance = node.blobs.announced(message.source, &message.bytes);
+            node.network.validate(message.id, message.from, acceptance).await;
+        }
         NetworkEvent::HasBlobs { id, hashes, .. } => {
             let (store, ledger) = (node.store.clone(), Arc::clone(&node.ledger));
             let withheld = node.withheld.clone();

@@ -106,7 +106,7 @@ pub(super) async fn listen(
             NetworkEvent::AsksLedger { id, .. } => {
                 network.respond(id, MetaResponse::Refused).await;
             }
-            NetworkEvent::Transactions(message) => {
+            NetworkEvent::Transactions(message) | NetworkEvent::Announced(message) => {
                 network.validate(message.id, message.from, Acceptance::Ignore).await;
             }
             NetworkEvent::Listening(_) | NetworkEvent::Connected(_) => {}
