@@ -35,6 +35,8 @@ pub(super) struct Providers {
     /// Those that are out for this fetch.
     pub(super) excluded: BTreeSet<PeerId>,
     pub(super) tried: Tried,
+    /// Who sent the first group.
+    pub(super) proven: Option<PeerId>,
 }
 
 impl Providers {
@@ -92,7 +94,10 @@ pub(super) async fn begin(
         }
         tokio::select! {
             Some((peer, result)) = attempts.next(), if !attempts.is_empty() => match result {
-                Ok(started) => return Some(started),
+                Ok(started) => {
+                    providers.proven = Some(peer);
+                    return Some(started);
+                }
                 Err(failure) => {
                     if failure.may_pass() {
                         look.retry.insert(peer);

@@ -73,7 +73,8 @@ async fn work(
             }
         },
     };
-    Transfer { inner, hash, priority, scout, providers, progress }.run(partial, &hints).await
+    let proven = providers.proven;
+    Transfer { inner, hash, priority, scout, providers, progress, proven }.run(partial, &hints).await
 }
 
 /// Begins a partial blob with the group that proves its size.

@@ -18,11 +18,16 @@ use storage::BlobError;
 use storage::blobs::{PartError, VerifiedBlob, VerifiedPart, decode_part, part_bytes};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::error::Failure;
 use super::wire::{fill, read_value, write_value};
+
+/// A slow provider's progress is looked at after so many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
+/// And told to the schedule so often.
+const TELL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Deadlines of a lane.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +55,24 @@ pub(super) trait Sink: Clone + Send + 'static {
     /// Writes one part; called on a blocking thread.
     fn write(&self, part: &Part, room: OwnedSemaphorePermit) -> Result<(), BlobError>;
     /// Whether the part is still wanted from this lane.
-    fn wants(&self, part: GroupRange) -> bool;
+    fn wants(&self, part: GroupRange) -> Wish;
+    /// Says that bytes of a part are arriving.
+    fn progress(&self) -> impl Future<Output = ()> + Send;
     /// Waits for room for a part among what is not yet synced.
     fn room(&self, part: GroupRange) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send;
     /// Says that a part was written.
     fn written(&self, part: GroupRange) -> impl Future<Output = ()> + Send;
+}
+
+/// What becomes of the next part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// It is verified and written.
+    Keep,
+    /// It is passed over: a later one is wanted.
+    Skip,
+    /// Neither it nor a later one is wanted any more.
+    Stop,
 }
 
 /// How a lane ended early.
@@ -169,11 +187,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
         let mut writing = None;
         let mut shortened = false;
         for part in parts(&want, size) {
-            if !sink.wants(part) {
+            let wish = sink.wants(part);
+            if wish == Wish::Stop {
                 shortened = true;
                 break;
             }
-            let frame = self.part(size, part).await?;
+            let frame = self.part_of(size, part, sink).await?;
+            if wish == Wish::Skip {
+                self.spare = frame;
+                continue;
+            }
             self.finish(&mut writing, sink).await?;
             let Some(room) = sink.room(part).await else { return Ok(Asked::Shortened) };
             let target = sink.clone();
@@ -239,13 +262,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
 
     /// The next part's bytes, unverified.
     async fn part(&mut self, size: u64, part: GroupRange) -> Result<Vec<u8>, Failure> {
+        let mut buffer = self.buffer(size, part)?;
+        self.fill(&mut buffer).await?;
+        Ok(buffer)
+    }
+
+    /// As [`Lane::part`], telling the sink when a slow provider makes progress.
+    async fn part_of(
+        &mut self,
+        size: u64,
+        part: GroupRange,
+        sink: &impl Sink,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut buffer = self.buffer(size, part)?;
+        let mut told = Instant::now();
+        for piece in buffer.chunks_mut(PIECE_BYTES) {
+            self.fill(piece).await?;
+            if told.elapsed() >= TELL_INTERVAL {
+                sink.progress().await;
+                told = Instant::now();
+            }
+        }
+        Ok(buffer)
+    }
+
+    fn buffer(&mut self, size: u64, part: GroupRange) -> Result<Vec<u8>, Failure> {
         let Some(length) = part_bytes(size, part) else {
             return Err(Failure::Malformed("groups beyond the end".to_owned()));
         };
         let mut buffer = std::mem::take(&mut self.spare);
         buffer.resize(length, 0);
-        match fill(&mut self.stream, &mut buffer, self.patience.stall_max).await {
-            Ok(true) => Ok(buffer),
+        Ok(buffer)
+    }
+
+    async fn fill(&mut self, target: &mut [u8]) -> Result<(), Failure> {
+        match fill(&mut self.stream, target, self.patience.stall_max).await {
+            Ok(true) => Ok(()),
             Ok(false) => Err(Failure::Broken("it ended early".to_owned())),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Stalled),
             Err(error) => Err(Failure::Broken(error.to_string())),

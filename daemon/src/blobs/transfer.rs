@@ -30,7 +30,7 @@ use super::Inner;
 use super::begin::{Providers, ROUNDS_MAX};
 use super::error::{Failure, FetchError};
 use super::fetch::blocking;
-use super::lane::{Asked, Broke, Part, Sink};
+use super::lane::{Asked, Broke, Part, Sink, Wish};
 use super::progress::Progress;
 use super::queue::Priority;
 use super::scout::{Report, Scout};
@@ -48,6 +48,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What happens in a request.
 enum Event {
+    Progress(RequestId),
     Written(RequestId, GroupRange),
     Ended(RequestId, PeerId, Result<Asked, Broke>),
     Synced(u64, Result<(), BlobError>),
@@ -61,6 +62,8 @@ pub(super) struct Transfer<'a> {
     pub(super) scout: Scout,
     pub(super) providers: Providers,
     pub(super) progress: watch::Sender<Progress>,
+    /// Who sent the group that proves the size.
+    pub(super) proven: Option<PeerId>,
 }
 
 /// A request under way.
@@ -135,13 +138,17 @@ impl Transfer<'_> {
         self.progress.send_modify(|progress| {
             *progress = Progress { size, had, verified: had, ..Progress::default() };
         });
-        // Which groups are probed must not be known beforehand; it decides nothing else.
-        let seed = probe_seed(&self.hash, &self.inner.network.local_peer());
+        // Decides with which groups providers prove themselves: they must not know it.
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| FetchError::Store {
+            hash: self.hash,
+            source: Arc::new(BlobError::from(std::io::Error::other(error))),
+        })?;
         let limits = ScheduleLimits::default();
         let now = Instant::now();
         Running {
             size,
-            schedule: Schedule::new(groups_of(size), verified, seed, limits),
+            schedule: Schedule::new(groups_of(size), &verified, seed, limits),
             partial: Arc::new(Mutex::new(Some(partial))),
             requests: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -166,14 +173,18 @@ impl Transfer<'_> {
         if self.providers.excluded.contains(&peer) || holds.size() != Some(running.size) {
             return Ok(());
         }
-        self.step(running, Input::Joined { peer, have: holds.groups() })
+        let proven = self.proven == Some(peer);
+        self.step(running, Input::Joined { peer, has: holds.groups(), proven })
     }
 
     fn step(&self, running: &mut Running, input: Input<PeerId>) -> Result<(), FetchError> {
         let now = u64::try_from(running.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         for effect in running.schedule.step(now, input) {
             match effect {
-                Effect::Ask { peer, request, ranges } => self.ask(running, peer, request, ranges),
+                Effect::Ask { peer, request, ranges } => {
+                    running.starved_rounds = None;
+                    self.ask(running, peer, request, ranges);
+                }
                 Effect::Shorten { request, ranges } => {
                     if let Some(request) = running.requests.get(&request) {
                         *lock(&request.wanted) = ranges;
@@ -224,8 +235,8 @@ impl Transfer<'_> {
 
     fn on_event(&mut self, running: &mut Running, event: Event) -> Result<(), FetchError> {
         match event {
+            Event::Progress(request) => self.step(running, Input::Progress { request }),
             Event::Written(request, part) => {
-                running.starved_rounds = None;
                 let bytes = bytes_of(part, running.size);
                 let bytes = bytes.end - bytes.start;
                 Counters::add(&self.inner.counters.bytes_received, bytes);
@@ -243,18 +254,18 @@ impl Transfer<'_> {
             }
             Event::Ended(request, peer, result) => {
                 running.requests.remove(&request);
-                let how = match result {
+                let ending = match result {
                     Ok(_) => Ending::Complete,
                     Err(Broke::Store(source)) => {
                         return Err(FetchError::Store { hash: self.hash, source: source.into() });
                     }
                     Err(Broke::Provider(failure)) => {
-                        let how = ending(&failure);
+                        let ending = ending(&failure);
                         self.providers.note(self.inner, peer, failure);
-                        how
+                        ending
                     }
                 };
-                self.step(running, Input::Ended { request, how })
+                self.step(running, Input::Ended { request, ending })
             }
             Event::Synced(groups, result) => {
                 running.syncing = false;
@@ -297,8 +308,10 @@ impl Transfer<'_> {
         let verified = bytes_in(running.schedule.verified(), running.size);
         self.progress.send_modify(|progress| {
             progress.verified = verified;
-            for source in progress.sources.values_mut() {
-                source.bytes_per_s = running.schedule.bytes_per_s(&source.peer);
+            for report in running.schedule.peers() {
+                if let Some(source) = progress.sources.get_mut(&report.peer) {
+                    source.bytes_per_s = report.bytes_per_s.unwrap_or(0);
+                }
             }
         });
         Ok(())
@@ -365,8 +378,18 @@ impl Sink for Target {
         Ok(())
     }
 
-    fn wants(&self, part: GroupRange) -> bool {
-        lock(&self.wanted).intersects(part)
+    fn wants(&self, part: GroupRange) -> Wish {
+        let wanted = lock(&self.wanted);
+        match wanted.intersects(part) {
+            true => Wish::Keep,
+            false if wanted.end() > part.start() => Wish::Skip,
+            false => Wish::Stop,
+        }
+    }
+
+    async fn progress(&self) {
+        // The transfer has ended if nobody hears it.
+        let _ = self.events.send(Event::Progress(self.id)).await;
     }
 
     async fn room(&self, part: GroupRange) -> Option<OwnedSemaphorePermit> {
@@ -386,8 +409,8 @@ fn ending(failure: &Failure) -> Ending {
         Failure::Missing => Ending::Missing,
         Failure::Absent => Ending::Absent,
         Failure::Busy => Ending::Busy,
-        Failure::NoAnswer(_) | Failure::Broken(_) => Ending::Broken,
-        Failure::Stalled => Ending::Stalled,
+        // The schedule sees a stall before a stream does.
+        Failure::NoAnswer(_) | Failure::Broken(_) | Failure::Stalled => Ending::Broken,
         Failure::Malformed(_) => Ending::Malformed,
         Failure::Lied(_) => Ending::Lied,
     }
@@ -399,17 +422,6 @@ fn bytes_in(groups: &GroupRanges, size: u64) -> u64 {
 
 fn permits(groups: u64) -> usize {
     usize::try_from(groups).unwrap_or(usize::MAX)
-}
-
-fn probe_seed(hash: &ContentHash, local: &PeerId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(hash.as_bytes());
-    hasher.update(&local.to_bytes());
-    // Also differs from start to start.
-    hasher.update(&std::process::id().to_le_bytes());
-    let address = std::ptr::from_ref(hash).addr();
-    hasher.update(&address.to_le_bytes());
-    *hasher.finalize().as_bytes()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

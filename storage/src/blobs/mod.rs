@@ -86,15 +86,18 @@
 mod attached;
 mod file;
 mod outboard;
+mod part;
 mod partial;
 mod serve;
 mod store;
+mod tree;
 
 use bao_tree::BlockSize;
 use protocol::ids::ContentHash;
 use protocol::limits;
 
 pub use file::BlobFile;
+pub use part::{EncodeError, Frame, PartError, VerifiedPart, decode_part, encode_part, part_bytes};
 pub use partial::PartialBlob;
 pub use serve::ServedBlob;
 pub use store::{BlobError, BlobStore, Verification};
