@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use libp2p::{PeerId, Stream, StreamProtocol};
+use protocol::blobs::GroupRanges;
 use protocol::blobs::wire::Holdings;
 use protocol::codec;
 use protocol::config::BlobsConfig;
@@ -54,7 +55,7 @@ pub use stats::BlobStats;
 use crate::network::wire::{ANNOUNCED_MAX, Announcement, BLOB_PROTOCOL};
 use crate::network::{Acceptance, NetworkHandle, RequestError, Severity};
 use announced::Announced;
-use lane::{Lane, Patience};
+use lane::{Asked, Broke, Lane, Patience, Sink};
 use queue::Queue;
 use serve::Uploads;
 use stats::Counters;
@@ -393,6 +394,44 @@ impl Inner {
     async fn open(&self, peer: PeerId) -> Result<Stream, Failure> {
         let no_answer = |error: RequestError| Failure::NoAnswer(error.to_string());
         self.streams.open(peer).await.map_err(no_answer)
+    }
+
+    /// Asks a peer for ranges of a large blob.
+    async fn ask(
+        &self,
+        peer: PeerId,
+        hash: ContentHash,
+        size: u64,
+        ranges: GroupRanges,
+        sink: &impl Sink,
+    ) -> Result<Asked, Broke> {
+        let lane = |stream| Lane::new(stream, self.patience(), self.tracker.clone());
+        if let Some(stream) = self.streams.reuse(peer) {
+            let mut lane = lane(stream);
+            match lane.ask(hash, size, ranges.clone(), sink).await {
+                // The peer may have closed it in the meantime: that says nothing.
+                Err(Broke::Provider(Failure::NoAnswer(_))) => {}
+                result => {
+                    self.keep_after(peer, lane, &result);
+                    return result;
+                }
+            }
+        }
+        let mut lane = lane(self.open(peer).await?);
+        let result = lane.ask(hash, size, ranges, sink).await;
+        self.keep_after(peer, lane, &result);
+        result
+    }
+
+    fn keep_after(&self, peer: PeerId, lane: Lane<Stream>, result: &Result<Asked, Broke>) {
+        let whole = match result {
+            Ok(asked) => *asked == Asked::Complete,
+            Err(Broke::Provider(failure)) => failure.keeps_stream(),
+            Err(Broke::Store(_)) => false,
+        };
+        if whole {
+            self.streams.keep(peer, lane.into_stream());
+        }
     }
 
     /// Asks a peer what it has.

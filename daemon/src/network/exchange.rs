@@ -181,10 +181,6 @@ impl Task {
                     peers: self.book.share(&connected, &peer, PEERS_PER_STATUS_MAX),
                 })
             }
-            MetaRequest::HasBlobs(hashes) => {
-                let event = |id| NetworkEvent::HasBlobs { id, peer, hashes };
-                return self.ask_node(request_id, channel, event);
-            }
             request @ (MetaRequest::Snapshot
             | MetaRequest::Bridges { .. }
             | MetaRequest::Block(_)) => {
@@ -266,7 +262,7 @@ const fn cost(request: &MetaRequest) -> f64 {
     match request {
         MetaRequest::Genesis | MetaRequest::Block(_) => 10.0,
         MetaRequest::Bridges { .. } => 2.0,
-        MetaRequest::HasBlobs(_) | MetaRequest::Status | MetaRequest::Snapshot => 1.0,
+        MetaRequest::Status | MetaRequest::Snapshot => 1.0,
     }
 }
 

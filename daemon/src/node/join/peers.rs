@@ -100,9 +100,6 @@ pub(super) async fn listen(
                     heard.remove(&peer);
                 });
             }
-            NetworkEvent::HasBlobs { id, hashes, .. } => {
-                network.respond(id, MetaResponse::HasBlobs(vec![false; hashes.len()])).await;
-            }
             NetworkEvent::AsksLedger { id, .. } => {
                 network.respond(id, MetaResponse::Refused).await;
             }
