@@ -16,6 +16,9 @@ use tokio::time::timeout;
 use super::super::wire::{read_value, write_all, write_value};
 use super::super::*;
 use super::LONG;
+
+/// What a hostile provider says it has.
+pub(super) type Claim = fn(&ContentHash) -> Availability;
 use crate::network::{self, NetworkConfig, NetworkEvent, NetworkStats};
 
 /// A swarm and a store.
