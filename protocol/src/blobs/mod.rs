@@ -6,6 +6,7 @@
 //!
 //! - [`ranges`]: sets of groups.
 //! - [`wire`]: the messages, and how a request falls into parts.
+//! - [`schedule`]: the fetch of one blob from many providers.
 //!
 //! **Architecture invariant.** The empty blob has one group, of no bytes, so that a size is proved
 //! in one way only: by the verified last group.
@@ -14,6 +15,7 @@
 //! the caller.
 
 pub mod ranges;
+pub mod schedule;
 pub mod wire;
 
 use std::ops::Range;
