@@ -19,7 +19,8 @@ fn rates(bytes_per_s: u64) -> BlobConfig {
 async fn three_providers_share_a_blob_and_no_byte_comes_twice() {
     let bytes = noise(7, SIZE);
     // Slow enough that each is needed.
-    let mut sources: Vec<_> = (1..=3).map(|seed| Node::with(seed, rates(8 * MIB), |_| true)).collect();
+    let mut sources: Vec<_> =
+        (1..=3).map(|seed| Node::with(seed, rates(8 * MIB), |_| true)).collect();
     let (mut node, service) = Node::honest(9);
     let mut hash = ContentHash::default();
     for (source, _) in &mut sources {
