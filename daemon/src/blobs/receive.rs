@@ -14,7 +14,8 @@ use futures::{AsyncRead, AsyncWrite};
 use protocol::ids::ContentHash;
 use protocol::limits;
 use storage::blobs::{BLOCK_SIZE, bao_hash};
-use storage::{BlobError, BlobStore, PartialBlob};
+use storage::blobs::WholeBlob as PartialBlob;
+use storage::{BlobError, BlobStore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
