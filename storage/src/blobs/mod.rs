@@ -94,8 +94,6 @@ mod read;
 mod received;
 mod serve;
 mod store;
-mod shim;
-pub use shim::VerifiedBlob;
 mod tree;
 
 use bao_tree::BlockSize;
