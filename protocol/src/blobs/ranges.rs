@@ -254,8 +254,21 @@ impl GroupRanges {
         self.runs_from(range.start).first().is_some_and(|run| run.start < range.end)
     }
 
+    /// Whether the sets share a group.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (few, many) =
+            if self.runs.len() <= other.runs.len() { (self, other) } else { (other, self) };
+        few.iter().any(|run| many.intersects(run))
+    }
+
     /// Adds groups. Returns how many of them are new.
     pub fn insert(&mut self, range: GroupRange) -> u64 {
+        // What comes in ascending order need not be searched for.
+        if self.runs.last().is_none_or(|last| last.end < range.start) {
+            self.runs.push(range);
+            self.groups = self.groups.saturating_add(range.groups());
+            return range.groups();
+        }
         // Runs that overlap or touch the new one melt into it.
         let from = self.runs.partition_point(|run| run.end < range.start);
         let to = self.runs.partition_point(|run| run.start <= range.end);
