@@ -19,6 +19,21 @@ pub enum BlobError {
     /// Somebody else writes to it.
     #[error("blob {0} is being received already")]
     Receiving(ContentHash),
+    /// What lies on the disk is not what was stored.
+    #[error("blob {0} is damaged on the disk: run a check of the store, then fetch it again")]
+    Damaged(ContentHash),
+    /// A blob whose bytes were left in a file of the user.
+    #[error(
+        "{} has changed or is gone since it was added in place, so blob {hash} is no longer here: \
+         add the file again",
+        path.display()
+    )]
+    Changed {
+        /// The blob.
+        hash: ContentHash,
+        /// The file.
+        path: PathBuf,
+    },
     /// Over the caller's limit.
     #[error("{size} bytes where at most {max} are allowed")]
     TooLarge {

@@ -7,11 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::ids::ContentHash;
 
+use super::small::SmallPlace;
+
 /// Where a blob's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// A file of its own.
     File,
+    /// With others in a segment.
+    Small(SmallPlace),
+    /// A file of the user.
+    InPlace,
 }
 
 /// One blob.
@@ -19,6 +25,16 @@ pub(super) enum Place {
 pub(super) struct Entry {
     pub(super) size: u64,
     pub(super) place: Place,
+}
+
+impl Entry {
+    /// Bytes that it takes in the store.
+    const fn bytes(&self) -> u64 {
+        match self.place {
+            Place::File | Place::Small(_) => self.size,
+            Place::InPlace => 0,
+        }
+    }
 }
 
 /// All blobs.
@@ -43,17 +59,20 @@ impl Index {
         self.blobs.contains_key(hash)
     }
 
-    pub(super) fn insert(&mut self, hash: ContentHash, entry: Entry) {
+    /// Lists a blob; returns what was listed before.
+    pub(super) fn insert(&mut self, hash: ContentHash, entry: Entry) -> Option<Entry> {
         if let Some(fresh) = &mut self.fresh {
             fresh.insert(hash);
         }
-        let before = self.blobs.insert(hash, entry).map_or(0, |before| before.size);
-        self.bytes = self.bytes.saturating_sub(before).saturating_add(entry.size);
+        let before = self.blobs.insert(hash, entry);
+        let had = before.map_or(0, |before| before.bytes());
+        self.bytes = self.bytes.saturating_sub(had).saturating_add(entry.bytes());
+        before
     }
 
     pub(super) fn remove(&mut self, hash: &ContentHash) -> Option<Entry> {
         let entry = self.blobs.remove(hash)?;
-        self.bytes = self.bytes.saturating_sub(entry.size);
+        self.bytes = self.bytes.saturating_sub(entry.bytes());
         Some(entry)
     }
 
@@ -61,7 +80,7 @@ impl Index {
         self.blobs.iter().map(|(hash, entry)| (*hash, *entry))
     }
 
-    /// Sum of all sizes.
+    /// Sum of the sizes of what is in the store itself.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -84,8 +84,11 @@
 //! For a part, both sides name the same `ChunkRanges` (`bao_tree::io::round_up_to_chunks`).
 
 mod attached;
+mod batch;
 mod error;
 mod file;
+mod holds;
+mod in_place;
 mod index;
 mod outboard;
 mod part;
@@ -93,6 +96,7 @@ mod partial;
 mod read;
 mod received;
 mod serve;
+mod small;
 mod store;
 mod tree;
 
@@ -100,8 +104,11 @@ use bao_tree::BlockSize;
 use protocol::ids::ContentHash;
 use protocol::limits;
 
+pub use batch::VerifiedBlob;
 pub use error::BlobError;
 pub use file::BlobFile;
+pub use holds::Hold;
+pub use in_place::Reference;
 pub use part::{EncodeError, Frame, PartError, VerifiedPart, decode_part, encode_part, part_bytes};
 pub use partial::bits::Bits;
 pub use partial::{Checkpoint, PartialBlob, PartialStatus};

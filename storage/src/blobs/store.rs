@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use protocol::blobs::wire::Availability;
 use protocol::ids::ContentHash;
 use rustix::fs::{Mode, OFlags};
 
 use super::attached::AttachedFiles;
+use super::holds::{Hold, Holds};
+use super::in_place::References;
 use super::index::{Entry, Index, Place};
 use super::partial::{self, PartialBlob, PartialStatus, Partials, Paths};
 use super::received::{self, TempFile, WholeBlob};
+use super::small::{SMALL_BYTES_MAX, SmallBlobs};
 use super::tree::outboard_bytes;
 use super::{BlobError, read};
 use crate::durable::{self, FileError, at};
@@ -42,6 +46,9 @@ pub(super) struct Inner {
     index: Mutex<Index>,
     pub(super) attached: AttachedFiles,
     partials: Partials,
+    small: Mutex<SmallBlobs>,
+    references: Mutex<References>,
+    pub(super) holds: Holds,
     bytes_max: AtomicU64,
 }
 
@@ -59,15 +66,34 @@ impl BlobStore {
         for folder in entries(&dir)?.into_iter().filter(|path| is_shard(path)) {
             read_shard(&folder, &partial, &mut index)?;
         }
+        let (small, found) = SmallBlobs::open(dir.join("small"))?;
+        for (hash, size, place) in found {
+            let entry = Entry { size: u64::from(size), place: Place::Small(place) };
+            index.insert(hash, entry);
+        }
+        let references = References::open(dir.join("refs"))?;
+        for (hash, size) in references.iter() {
+            if index.get(&hash).is_none() {
+                index.insert(hash, Entry { size, place: Place::InPlace });
+            }
+        }
         let inner = Inner {
             dir,
             next_temporary: AtomicU64::new(0),
             index: Mutex::new(index),
             attached: AttachedFiles::default(),
             partials: Partials::open(partial)?,
+            small: Mutex::new(small),
+            references: Mutex::new(references),
+            holds: Holds::default(),
             bytes_max: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Keeps a blob from being collected while the result lives; it need not be stored yet.
+    pub fn hold(&self, hash: ContentHash) -> Hold {
+        self.inner.holds.hold(hash)
     }
 
     /// Sets what it may take from now on. What is stored stays, even if it is more.
@@ -110,6 +136,10 @@ impl BlobStore {
             return Ok(hash);
         }
         self.room_for(bytes.len() as u64)?;
+        if bytes.len() as u64 <= SMALL_BYTES_MAX {
+            self.put_small(&[(hash, Bytes::copy_from_slice(bytes))])?;
+            return Ok(hash);
+        }
         let mut temp = self.temporary()?;
         temp.file.write_all(bytes).map_err(at("write", temp.path()))?;
         self.install(temp, bytes.len() as u64, Some(hash))
@@ -202,7 +232,7 @@ impl BlobStore {
 
     /// Its length in bytes.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
-        let stored = self.entry(hash).map(|entry| entry.size);
+        let stored = self.present(hash).map(|entry| entry.size);
         stored.or_else(|| self.inner.attached.get(hash).map(|attached| attached.size))
     }
 
@@ -221,11 +251,13 @@ impl BlobStore {
         let mut index = self.index();
         let Some(entry) = index.remove(hash) else { return Ok(false) };
         match entry.place {
-            Place::File => {
-                durable::remove_if_present(&self.path(hash, "data"))?;
-                durable::remove_if_present(&self.path(hash, "obao4"))?;
-            }
+            Place::File => {}
+            Place::Small(place) => self.small().delete(hash, entry.size as u32, place),
+            Place::InPlace => return Ok(self.references().remove(hash).map(|()| true)?),
         }
+        // Of a small blob, the file that somebody asked for.
+        durable::remove_if_present(&self.path(hash, "data"))?;
+        durable::remove_if_present(&self.path(hash, "obao4"))?;
         Ok(true)
     }
 
@@ -262,7 +294,7 @@ impl BlobStore {
     }
 
     /// Renames data and hash tree into place, durably. The tree first: data has its tree.
-    fn move_in(
+    pub(super) fn move_in(
         &self,
         hash: &ContentHash,
         size: u64,
@@ -292,6 +324,36 @@ impl BlobStore {
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The small blobs. Never locked before the index is.
+    pub(super) fn small(&self) -> MutexGuard<'_, SmallBlobs> {
+        self.inner.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The references. Never locked before the index is.
+    pub(super) fn references(&self) -> MutexGuard<'_, References> {
+        self.inner.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::entry`], of a file of the user only while it is unchanged.
+    fn present(&self, hash: &ContentHash) -> Option<Entry> {
+        let entry = self.entry(hash)?;
+        let changed = match entry.place {
+            Place::InPlace => {
+                let references = self.references();
+                references.get(hash).is_none_or(|reference| !reference.is_unchanged())
+            }
+            Place::File | Place::Small(_) => false,
+        };
+        if !changed {
+            return Some(entry);
+        }
+        tracing::warn!(%hash, "the file that holds a blob has changed or is gone");
+        if let Err(error) = self.delete(hash) {
+            tracing::warn!(%hash, %error, "cannot remove the reference to a changed file");
+        }
+        None
     }
 
     pub(super) fn entry(&self, hash: &ContentHash) -> Option<Entry> {

@@ -5,6 +5,7 @@
 mod blobs;
 mod blobs_partial;
 mod blobs_parts;
+mod blobs_small;
 mod corruption;
 mod crashes;
 mod full_disk;
