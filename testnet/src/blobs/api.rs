@@ -203,7 +203,10 @@ impl Api {
     pub(crate) async fn has(&self, hash: ContentHash) -> Result<bool> {
         let (status, answer) = self.ask("GET", &format!("/v1/data/blobs/{hash}"), "").await?;
         match status {
-            200 => Ok(answer.get("complete").and_then(Value::as_bool).unwrap_or(true)),
+            200 => {
+                let bytes = |key| answer.get(key).and_then(Value::as_u64);
+                Ok(bytes("bytes").context("a size")? == bytes("bytes_here").context("a size")?)
+            }
             404 => Ok(false),
             _ => bail!("the node answers {status}: {}", words(&answer)),
         }
@@ -233,13 +236,13 @@ impl Api {
     /// One request on a connection of its own, which the node closes after its answer.
     async fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
         let mut stream = UnixStream::connect(&self.socket).await?;
-        let head = format!(
+        let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
+        // In one write: a node that refuses without reading the body answers all the same.
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
         Ok(answer)

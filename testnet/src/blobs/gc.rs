@@ -86,7 +86,7 @@ async fn collect(site: &mut Site, size_bytes: u64) -> Result<Report> {
     let client = site.add(None, |_| Ok(())).await?;
     let api = site.api(client)?;
     let garbage = api.add(&litter).await?.hash;
-    api.post("/v1/data/unpin", &json!({"hash": garbage})).await.context("unpinned")?;
+    api.post("/v1/data/unpin", &json!({"pin": garbage})).await.context("unpinned")?;
     let target = site.folder().join("fetched.bin");
     let providers = vec![site.id(0)?];
     let wanted = Wanted { hash, providers, bytes_max: size_bytes, target: Some(&target) };
