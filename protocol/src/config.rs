@@ -22,6 +22,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// The process that computes.
     pub worker: WorkerConfig,
+    /// Storing and exchanging blobs.
+    pub blobs: BlobsConfig,
     /// Training.
     pub training: TrainingConfig,
     /// What the node offers to do.
@@ -81,6 +83,34 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self { enabled: true, command: Vec::new(), threads: 1, nice: 10, memory_max_mib: 0 }
+    }
+}
+
+/// `[blobs]`. Rates are in bytes per second, without hashes and framing; 0 is no limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlobsConfig {
+    /// Bytes of blobs that may be stored; 0 for no limit but the disk.
+    pub quota_bytes: u64,
+    /// What all uploads together may send.
+    pub upload_bytes_per_s: u64,
+    /// What the uploads to one peer may send.
+    pub upload_per_peer_bytes_per_s: u64,
+    /// Requests served at once.
+    pub uploads_max: u32,
+    /// Blobs fetched at once.
+    pub fetches_max: u32,
+}
+
+impl Default for BlobsConfig {
+    fn default() -> Self {
+        Self {
+            quota_bytes: 0,
+            upload_bytes_per_s: 0,
+            upload_per_peer_bytes_per_s: 0,
+            uploads_max: 64,
+            fetches_max: 8,
+        }
     }
 }
 
@@ -194,6 +224,7 @@ pub struct CheckedConfig {
     join: Option<JoinString>,
     trusted: Option<TrustedBlock>,
     worker: WorkerConfig,
+    blobs: BlobsConfig,
     training: TrainingConfig,
     capabilities: Capabilities,
     chain: ChainConfig,
@@ -220,6 +251,11 @@ impl CheckedConfig {
     /// The process that computes.
     pub const fn worker(&self) -> &WorkerConfig {
         &self.worker
+    }
+
+    /// Storing and exchanging blobs.
+    pub const fn blobs(&self) -> &BlobsConfig {
+        &self.blobs
     }
 
     /// Training.
@@ -275,6 +311,7 @@ impl Config {
         let connections = self.network.connections_max;
         require((1..=4_096).contains(&connections), "network", "connections_max", "1 to 4,096")?;
         self.validate_worker()?;
+        self.validate_blobs()?;
         let wait = self.chain.block_wait_ms;
         require((1..=60_000).contains(&wait), "chain", "block_wait_ms", "1 to 60,000")?;
         let trusted = self.chain.trusted.as_deref().map(str::parse).transpose();
@@ -291,6 +328,7 @@ impl Config {
             join,
             trusted,
             worker: self.worker,
+            blobs: self.blobs,
             training: self.training,
             capabilities: Capabilities {
                 reviews: reviews && worker,
@@ -302,6 +340,18 @@ impl Config {
             api: self.api,
             log: self.log,
         })
+    }
+
+    fn validate_blobs(&self) -> Result<(), ConfigError> {
+        let blobs = &self.blobs;
+        let rate = |rate: u64| rate == 0 || rate >= crate::limits::BLOB_UPLOAD_RATE_MIN;
+        let least = "0 for no limit, or at least 65536";
+        require(rate(blobs.upload_bytes_per_s), "blobs", "upload_bytes_per_s", least)?;
+        let per_peer = rate(blobs.upload_per_peer_bytes_per_s);
+        require(per_peer, "blobs", "upload_per_peer_bytes_per_s", least)?;
+        let uploads = (1..=4_096).contains(&blobs.uploads_max);
+        require(uploads, "blobs", "uploads_max", "1 to 4,096")?;
+        require((1..=256).contains(&blobs.fetches_max), "blobs", "fetches_max", "1 to 256")
     }
 
     fn validate_worker(&self) -> Result<(), ConfigError> {

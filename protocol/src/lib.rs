@@ -14,6 +14,7 @@
 
 pub mod amount;
 pub mod api;
+pub mod blobs;
 pub mod block;
 pub mod codec;
 pub mod commitment;

@@ -43,8 +43,14 @@ pub const BODIES_PER_ROUND_MAX: usize = 2;
 /// Proposals further ahead than this many rounds are not kept.
 pub const ROUNDS_AHEAD_MAX: u32 = 16;
 
-/// One blob: a checkpoint of the largest model in f32 fits.
-pub const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// One blob: a large dataset in one file. Its verified ranges and its hashes (a 256th of it) must
+/// stay easy to hold.
+pub const BLOB_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// The evaluation suite of a model. A rule of the ledger: it does not follow the bound of blobs.
+pub const EVALUATION_SUITE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Slowest limit of uploads in bytes per second: a part of 512 KiB then takes eight seconds, less
+/// than a fetcher waits for it.
+pub const BLOB_UPLOAD_RATE_MIN: u64 = 64 * 1024;
 /// A manifest: parsed as a whole, in memory.
 pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 /// Shards of one dataset; 4,096 entries fit a manifest.
@@ -55,6 +61,33 @@ pub const SHARD_BYTES_MAX: u64 = 1024 * 1024;
 pub const SHARD_BYTES_TARGET: usize = 64 * 1024;
 /// Bytes per chunk group of the outboard: log2 of (16 KiB / 1 KiB).
 pub const CHUNK_GROUP_LOG: u8 = 4;
+/// Bytes of one group: the least that can be verified alone.
+pub const GROUP_BYTES: u64 = 1024 << CHUNK_GROUP_LOG;
+/// Groups of one part, the unit of transfer: 512 KiB. Larger ones delay the discovery of a lie and
+/// cost both ends memory; smaller ones cost more hashes on the way to the root.
+pub const PART_GROUPS: u64 = 32;
+/// Blobs in one request: a batch of small ones costs one round trip.
+pub const BLOB_ITEMS_PER_REQUEST_MAX: usize = 256;
+/// Runs of groups asked of one blob in one request.
+pub const BLOB_RUNS_PER_ITEM_MAX: usize = 64;
+/// Runs of groups in an answer to "which ranges have you", of one blob. Who has more runs names
+/// the longest.
+pub const AVAILABILITY_RUNS_MAX: usize = 1_024;
+/// Runs of groups in such an answer, of all blobs together: 40 KiB.
+pub const AVAILABILITY_RUNS_PER_ANSWER_MAX: usize = 4_096;
+/// Groups of a blob that may come without being asked for, with the proof of its size: 4 MiB, what
+/// a fetcher risks when a blob is larger than it thought.
+pub const WHOLE_GROUPS_MAX: u64 = 256;
+/// A collection's list of files: read as a whole, in memory. Enough for 450,000 chunks.
+pub const COLLECTION_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Files of one collection.
+pub const COLLECTION_FILES_MAX: usize = 131_072;
+/// A path inside a collection: less than any file system's limit, with room for the target folder.
+pub const COLLECTION_PATH_BYTES_MAX: usize = 1_024;
+/// One component of such a path: what file systems take.
+pub const COLLECTION_NAME_BYTES_MAX: usize = 255;
+/// A media type: `type/subtype`, each at most 63 characters.
+pub const MEDIA_TYPE_BYTES_MAX: usize = 127;
 
 /// Parameters of one model in this version.
 pub const MODEL_PARAMETERS_MAX: u64 = 1_000_000_000;
@@ -131,6 +164,9 @@ const _: () = assert!(BLOCK_BYTES_MAX * 2 <= CONSENSUS_MESSAGE_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BYTES_MAX < TRANSACTION_BATCH_BYTES_MAX);
 const _: () = assert!(TRANSACTION_BATCH_BYTES_MAX < BLOCK_BYTES_MAX);
 const _: () = assert!(CHAIN_TIME_WINDOW % 2 == 1);
+const _: () = assert!(BLOB_BYTES_MAX.is_multiple_of(GROUP_BYTES * PART_GROUPS));
+const _: () = assert!(EVALUATION_SUITE_BYTES_MAX <= BLOB_BYTES_MAX);
+const _: () = assert!(AVAILABILITY_RUNS_MAX <= AVAILABILITY_RUNS_PER_ANSWER_MAX);
 // A round's entry: datasets (hash and varint), members, attestors, the rest.
 const _: () =
     assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (80 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);

@@ -126,7 +126,7 @@ impl ModelSpec {
         )?;
         require(self.suite_windows() >= 16, "evaluation_suite_bytes", "at least 16 windows")?;
         require(
-            self.evaluation_suite_bytes <= limits::BLOB_BYTES_MAX,
+            self.evaluation_suite_bytes <= limits::EVALUATION_SUITE_BYTES_MAX,
             "evaluation_suite_bytes",
             "at most the blob limit",
         )?;

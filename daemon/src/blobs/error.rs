@@ -82,7 +82,13 @@ pub enum Failure {
     /// It says that it has no such blob.
     #[error("does not have it")]
     Missing,
-    /// No stream, or no answer on it: unreachable or busy.
+    /// It has only another part of the blob.
+    #[error("does not have these ranges")]
+    Absent,
+    /// It serves too many others.
+    #[error("is busy")]
+    Busy,
+    /// No stream, or no answer on it: unreachable.
     #[error("did not answer ({0})")]
     NoAnswer(String),
     /// The stream broke half way.
@@ -97,4 +103,16 @@ pub enum Failure {
     /// Its bytes do not have the hashes that they should have.
     #[error("sent bytes that do not verify ({0})")]
     Lied(String),
+}
+
+impl Failure {
+    /// Whether the answer was a whole one, so that the stream can be used again.
+    pub(super) const fn keeps_stream(&self) -> bool {
+        matches!(self, Self::Missing | Self::Busy | Self::Absent)
+    }
+
+    /// Whether the same peer may do better a little later.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::NoAnswer(_) | Self::Broken(_) | Self::Busy | Self::Absent)
+    }
 }

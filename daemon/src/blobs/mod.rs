@@ -1,24 +1,33 @@
 //! Verified transfer of blobs between nodes, over raw libp2p streams.
 //!
-//! [`BlobService`] serves what the caller's policy allows and fetches what the caller names. A
-//! blob travels in parts that are verified one by one against its hash (`wire` shows how);
-//! fetches of one blob share a transfer; what one provider has sent is kept when the next takes
-//! over.
+//! [`BlobService`] serves what the caller's policy allows and fetches what the caller names. A blob
+//! travels in parts that are verified one by one against its hash (`wire` shows how). A small blob
+//! comes with the first answer (`begin`); a large one comes from everybody who has some of it at
+//! once (`transfer`, led by [`protocol::blobs::schedule`]), and what has arrived survives a crash.
+//! Fetches of one blob share a transfer.
 //!
 //! **Architecture invariants.** No received byte reaches a file before it was verified. A provider
-//! is only a hint: it can waste one part and is banned for it. Streams, requests, frames and waits
-//! are bounded on both sides. The store is used on blocking threads only.
+//! is only a hint: it can waste one part and is banned for it. Streams, requests, rates and waits
+//! are bounded on both sides; deadlines are on silence, never on size. The store is used on
+//! blocking threads only.
 //!
-//! Deliberately absent: what to keep (pins, quotas), several providers at once for one blob,
-//! resuming after a restart, and answering which blobs are here: the owner of the network events
-//! does that with [`BlobService::available`].
+//! Deliberately absent: what to keep (pins, quotas: the store's), and what is announced (the
+//! node's).
 
+mod announced;
+mod begin;
 mod error;
 mod fetch;
-mod receive;
+mod lane;
+mod many;
+mod progress;
+mod queue;
+mod scout;
 mod serve;
 mod stats;
 mod streams;
+mod throttle;
+mod transfer;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -26,23 +35,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
-use futures::stream::{self, FuturesUnordered, StreamExt};
-use libp2p::{PeerId, StreamProtocol};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use protocol::blobs::GroupRanges;
+use protocol::blobs::wire::Holdings;
+use protocol::codec;
+use protocol::config::BlobsConfig;
 use protocol::ids::ContentHash;
 use storage::BlobStore;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::{Failure, FetchError, Tried};
+pub use progress::{Progress, Source};
+pub use queue::Priority;
 pub use stats::BlobStats;
 
-use crate::network::NetworkHandle;
-use crate::network::wire::{BLOB_PROTOCOL, HASHES_PER_REQUEST_MAX};
+use crate::network::wire::{ANNOUNCED_MAX, Announcement, BLOB_PROTOCOL};
+use crate::network::{Acceptance, NetworkHandle, RequestError, Severity};
+use announced::Announced;
+use lane::{Asked, Broke, Lane, Patience, Sink};
+use queue::Queue;
+use serve::Uploads;
 use stats::Counters;
 use streams::Streams;
+use throttle::Throttle;
 
-/// Connected peers that are asked for a blob.
+/// Peers that are asked for a blob in one round.
 const PEERS_ASKED_MAX: usize = 32;
 
 /// Says which blobs a peer may have. Called often: it must be quick and must not block.
@@ -51,31 +71,49 @@ pub type ServePolicy = Arc<dyn Fn(&ContentHash) -> bool + Send + Sync>;
 /// Limits of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct BlobConfig {
-    /// Streams served at once.
+    /// Streams open at once.
     pub serves_max: usize,
-    /// Streams of one peer served at once. Not below another node's `fetches_max`, or it would be
-    /// refused when it fetches everything here.
+    /// Streams of one peer open at once. Not below twice another node's `fetches_max`, or it would
+    /// be refused when it fetches everything here.
     pub serves_per_peer_max: usize,
+    /// Requests served at once: so many small ones, and so many large ones.
+    pub uploads_max: usize,
+    /// What all uploads together may send, in bytes per second; 0 is no limit.
+    pub upload_bytes_per_s: u64,
+    /// What uploads to one peer may send.
+    pub upload_per_peer_bytes_per_s: u64,
     /// Blobs fetched at once.
     pub fetches_max: usize,
-    /// How long a provider may take to answer a request.
+    /// How long a provider may take to begin its answer to a request.
     pub answer_max: Duration,
-    /// How long one part of 256 KiB may take, either way: a peer slower than that is stalled.
-    pub part_max: Duration,
+    /// How long a stream may be silent, either way, once an answer has begun: longer than a part
+    /// takes at the slowest rate that can be configured.
+    pub stall_max: Duration,
     /// How long a stream may wait for its next request.
     pub idle_max: Duration,
-    /// Pause before providers that did not answer are tried again; doubles each time.
+    /// Pause before providers are asked again; doubles each time.
     pub retry_pause: Duration,
 }
 
 impl Default for BlobConfig {
     fn default() -> Self {
+        Self::new(&BlobsConfig::default())
+    }
+}
+
+impl BlobConfig {
+    /// The usual limits with what an operator chose.
+    pub fn new(config: &BlobsConfig) -> Self {
+        let count = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
         Self {
-            serves_max: 64,
-            serves_per_peer_max: 8,
-            fetches_max: 8,
+            serves_max: 512,
+            serves_per_peer_max: 32,
+            uploads_max: count(config.uploads_max),
+            upload_bytes_per_s: config.upload_bytes_per_s,
+            upload_per_peer_bytes_per_s: config.upload_per_peer_bytes_per_s,
+            fetches_max: count(config.fetches_max),
             answer_max: Duration::from_secs(10),
-            part_max: Duration::from_secs(30),
+            stall_max: Duration::from_secs(12),
             idle_max: Duration::from_secs(5),
             retry_pause: Duration::from_millis(250),
         }
@@ -89,6 +127,12 @@ pub struct AlreadyServed;
 
 type SharedFetch = BoxFuture<'static, Result<u64, FetchError>>;
 
+/// A transfer that somebody waits for.
+struct InFlight {
+    transfer: WeakShared<SharedFetch>,
+    progress: watch::Receiver<Progress>,
+}
+
 struct Inner {
     config: BlobConfig,
     network: NetworkHandle,
@@ -96,8 +140,12 @@ struct Inner {
     policy: ServePolicy,
     counters: Arc<Counters>,
     streams: Streams,
-    fetches: Semaphore,
-    in_flight: Mutex<BTreeMap<ContentHash, WeakShared<SharedFetch>>>,
+    throttle: Throttle,
+    uploads: Uploads,
+    queue: Queue,
+    epoch: Instant,
+    announced: Mutex<Announced>,
+    in_flight: Mutex<BTreeMap<ContentHash, InFlight>>,
     tracker: TaskTracker,
     token: CancellationToken,
 }
@@ -113,26 +161,12 @@ impl std::fmt::Debug for BlobService {
 }
 
 impl BlobService {
-    /// Starts serving on `tracker` with the usual limits, until `token` is cancelled. Peers get a
-    /// blob only while `policy` says yes to it.
+    /// Starts serving on `tracker`, until `token` is cancelled. Peers get a blob only while
+    /// `policy` says yes to it.
     ///
     /// # Errors
     /// When the network's blob protocol is already served.
     pub fn start(
-        store: BlobStore,
-        network: NetworkHandle,
-        policy: ServePolicy,
-        tracker: &TaskTracker,
-        token: CancellationToken,
-    ) -> Result<Self, AlreadyServed> {
-        Self::start_with(BlobConfig::default(), store, network, policy, tracker, token)
-    }
-
-    /// As [`BlobService::start`], with other limits.
-    ///
-    /// # Errors
-    /// When the network's blob protocol is already served.
-    pub fn start_with(
         config: BlobConfig,
         store: BlobStore,
         network: NetworkHandle,
@@ -146,8 +180,12 @@ impl BlobService {
             .map_err(|_| AlreadyServed)?;
         let inner = Arc::new(Inner {
             streams: Streams::new(network.clone()),
-            fetches: Semaphore::new(config.fetches_max),
+            throttle: Throttle::new(config.upload_bytes_per_s, config.upload_per_peer_bytes_per_s),
+            uploads: Uploads::new(config.uploads_max),
+            queue: Queue::new(config.fetches_max),
             counters: Arc::default(),
+            epoch: Instant::now(),
+            announced: Mutex::default(),
             in_flight: Mutex::default(),
             config,
             network,
@@ -160,10 +198,7 @@ impl BlobService {
         Ok(Self(inner))
     }
 
-    /// Makes sure that a blob of at most `max_bytes` is in the store, and returns its length.
-    /// `hints` are tried first, connected or not; then connected peers are asked.
-    ///
-    /// Cancel-safe: a transfer goes on while anybody waits for it, and ends with the last one.
+    /// As [`BlobService::fetch_as`], for somebody who waits.
     ///
     /// # Errors
     /// See [`FetchError`], which says what was tried.
@@ -173,11 +208,30 @@ impl BlobService {
         max_bytes: u64,
         hints: Vec<PeerId>,
     ) -> Result<u64, FetchError> {
+        self.fetch_as(Priority::Normal, hash, max_bytes, hints).await
+    }
+
+    /// Makes sure that a blob of at most `max_bytes` is in the store, and returns its length.
+    /// `hints` are tried first, connected or not; then whoever announced it, connected peers, and
+    /// the table of providers.
+    ///
+    /// Cancel-safe: a transfer goes on while anybody waits for it, and ends with the last one. What
+    /// has arrived of a large blob stays, and the next fetch goes on from there.
+    ///
+    /// # Errors
+    /// See [`FetchError`], which says what was tried.
+    pub async fn fetch_as(
+        &self,
+        priority: Priority,
+        hash: ContentHash,
+        max_bytes: u64,
+        hints: Vec<PeerId>,
+    ) -> Result<u64, FetchError> {
         loop {
             if let Some(size) = self.0.store.size(&hash) {
                 return within(hash, size, max_bytes);
             }
-            let (transfer, joined) = self.join(hash, max_bytes, &hints);
+            let (transfer, joined) = self.join(priority, hash, max_bytes, &hints);
             let result = tokio::select! {
                 () = self.0.token.cancelled() => return Err(FetchError::Stopped),
                 result = transfer => result,
@@ -193,32 +247,72 @@ impl BlobService {
         }
     }
 
-    /// Fetches several blobs, each of at most the bytes given with it; one result for each, in
-    /// order. Connected peers are asked for all of them together.
+    /// Fetches many blobs of at most the bytes given with each; one result for each, in order.
+    /// Small ones travel together.
     pub async fn fetch_all(
         &self,
         blobs: &[(ContentHash, u64)],
         hints: &[PeerId],
     ) -> Vec<Result<u64, FetchError>> {
-        let wanted: Vec<ContentHash> = blobs
-            .iter()
-            .map(|(hash, _)| *hash)
-            .filter(|hash| !self.0.store.contains(hash))
-            .collect();
-        let providers =
-            if wanted.len() > 1 { self.providers(&wanted).await } else { BTreeMap::new() };
-        let fetches = blobs.iter().map(|(hash, max_bytes)| {
-            let mut known = hints.to_vec();
-            known.extend(providers.get(hash).into_iter().flatten());
-            self.fetch(*hash, *max_bytes, known)
-        });
-        // The bound of transfers holds inside; this one bounds what waits for it.
-        stream::iter(fetches).buffered(2 * self.0.config.fetches_max).collect().await
+        many::fetch(self, Priority::Normal, blobs, hints, &mut |_| ()).await
     }
 
-    /// Which of these blobs a peer may have: the answer to its `HasBlobs` question.
-    pub fn available(&self, hashes: &[ContentHash]) -> Vec<bool> {
-        hashes.iter().map(|hash| self.0.store.contains(hash) && (self.0.policy)(hash)).collect()
+    /// As [`BlobService::fetch_all`], saying of every blob that it is here.
+    pub async fn fetch_all_as(
+        &self,
+        priority: Priority,
+        blobs: &[(ContentHash, u64)],
+        hints: &[PeerId],
+        arrived: &mut (dyn FnMut(Source) + Send),
+    ) -> Vec<Result<u64, FetchError>> {
+        many::fetch(self, priority, blobs, hints, arrived).await
+    }
+
+    /// Follows a fetch that is under way.
+    pub fn progress(&self, hash: &ContentHash) -> Option<watch::Receiver<Progress>> {
+        self.in_flight().get(hash).map(|running| running.progress.clone())
+    }
+
+    /// Notes an announcement that `source` published.
+    pub fn announced(&self, source: PeerId, bytes: &[u8]) -> Acceptance {
+        let Ok(announcement) = codec::decode::<Announcement>(bytes) else {
+            return Acceptance::Reject;
+        };
+        if announcement.blobs.len() > ANNOUNCED_MAX {
+            return Acceptance::Reject;
+        }
+        let now = self.0.epoch.elapsed();
+        let mut announced = self.0.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        for hash in announcement.blobs {
+            announced.note(now, hash, source);
+        }
+        Acceptance::Accept
+    }
+
+    /// Peers that say they have some of a blob, and what: the connected ones, those that announced
+    /// it, and those that a search in the table of providers finds.
+    pub async fn providers(
+        &self,
+        hash: ContentHash,
+    ) -> Vec<(PeerId, protocol::blobs::wire::Availability)> {
+        let mut scout = scout::Scout::start(&self.0, hash, Vec::new());
+        let mut providers = BTreeMap::new();
+        // The second round searches the table.
+        let mut rounds = 0;
+        while rounds < 2
+            && let Some(report) = scout.next().await
+        {
+            match report {
+                scout::Report::Holds(peer, holds) => {
+                    providers.insert(peer, holds);
+                }
+                scout::Report::RoundOver(_) => {
+                    rounds += 1;
+                    scout.hurry();
+                }
+            }
+        }
+        providers.into_iter().collect()
     }
 
     /// Counters since start.
@@ -229,47 +323,123 @@ impl BlobService {
     /// The transfer of a blob that is under way, or a new one; whether it was under way.
     fn join(
         &self,
+        priority: Priority,
         hash: ContentHash,
         max_bytes: u64,
         hints: &[PeerId],
     ) -> (Shared<SharedFetch>, bool) {
         let mut in_flight = self.in_flight();
-        if let Some(running) = in_flight.get(&hash).and_then(WeakShared::upgrade)
+        if let Some(running) = in_flight.get(&hash).and_then(|r| r.transfer.upgrade())
             && running.peek().is_none()
         {
             return (running, true);
         }
         // What nobody waits for any more cannot be upgraded.
-        in_flight.retain(|_, other| other.upgrade().is_some());
-        let transfer = fetch::fetch(Arc::clone(&self.0), hash, max_bytes, hints.to_vec());
-        let transfer = transfer.boxed().shared();
+        in_flight.retain(|_, other| other.transfer.upgrade().is_some());
+        let (sender, progress) = watch::channel(Progress::default());
+        let wanted = fetch::Wanted { hash, max_bytes, hints: hints.to_vec(), priority };
+        let transfer = fetch::fetch(Arc::clone(&self.0), wanted, sender).boxed().shared();
         if let Some(weak) = transfer.downgrade() {
-            in_flight.insert(hash, weak);
+            in_flight.insert(hash, InFlight { transfer: weak, progress });
         }
         (transfer, false)
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<ContentHash, WeakShared<SharedFetch>>> {
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<ContentHash, InFlight>> {
         self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Asks connected peers for many blobs at once.
-    async fn providers(&self, wanted: &[ContentHash]) -> BTreeMap<ContentHash, Vec<PeerId>> {
-        let inner = &self.0;
-        let peers = fetch::nearest(inner).await;
-        let mut questions: FuturesUnordered<_> = wanted
-            .chunks(HASHES_PER_REQUEST_MAX)
-            .flat_map(|hashes| peers.iter().map(move |peer| (*peer, hashes.to_vec())))
-            .map(|(peer, hashes)| fetch::has_blobs(inner, peer, hashes))
-            .collect();
-        let mut providers: BTreeMap<ContentHash, Vec<PeerId>> = BTreeMap::new();
-        while let Some((peer, hashes, answer)) = questions.next().await {
-            let have = answer.unwrap_or_default();
-            for (hash, _) in hashes.into_iter().zip(have).filter(|(_, has)| *has) {
-                providers.entry(hash).or_default().push(peer);
+impl Inner {
+    /// Who announced a blob.
+    fn announcers(&self, hash: &ContentHash) -> Vec<PeerId> {
+        let announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        announced.providers(self.epoch.elapsed(), hash)
+    }
+
+    const fn patience(&self) -> Patience {
+        Patience { answer_max: self.config.answer_max, stall_max: self.config.stall_max }
+    }
+
+    /// A stream to a peer: one that was used before, unless it must be fresh. A used one may have
+    /// been closed in the meantime, which says nothing: see [`Lane::was_stale`].
+    async fn lane(&self, peer: PeerId, fresh: bool) -> Result<Lane<Stream>, Failure> {
+        let (patience, tracker) = (self.patience(), self.tracker.clone());
+        if !fresh && let Some(stream) = self.streams.reuse(peer) {
+            return Ok(Lane::new(stream, true, patience, tracker));
+        }
+        let no_answer = |error: RequestError| Failure::NoAnswer(error.to_string());
+        let stream = self.streams.open(peer).await.map_err(no_answer)?;
+        Ok(Lane::new(stream, false, patience, tracker))
+    }
+
+    /// Keeps the stream for the next request if this one left it in order.
+    fn keep<T>(
+        &self,
+        peer: PeerId,
+        lane: Lane<Stream>,
+        result: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if result.as_ref().err().is_none_or(Failure::keeps_stream) {
+            self.streams.keep(peer, lane.into_stream());
+        }
+        result
+    }
+
+    /// Asks a peer for ranges of a large blob.
+    async fn ask(
+        &self,
+        peer: PeerId,
+        hash: ContentHash,
+        size: u64,
+        ranges: GroupRanges,
+        sink: &impl Sink,
+    ) -> Result<Asked, Broke> {
+        let mut fresh = false;
+        loop {
+            let mut lane = self.lane(peer, fresh).await?;
+            match lane.ask(hash, size, ranges.clone(), sink).await {
+                Err(Broke::Provider(failure)) if lane.was_stale(&failure) => fresh = true,
+                Err(Broke::Provider(failure)) => return Ok(self.keep(peer, lane, Err(failure))?),
+                Ok(Asked::Complete) => return Ok(self.keep(peer, lane, Ok(Asked::Complete))?),
+                // The rest of the answer is still on its way.
+                other => return other,
             }
         }
-        providers
+    }
+
+    /// Asks a peer what it has.
+    async fn have(&self, peer: PeerId, hashes: &[ContentHash]) -> Result<Holdings, Failure> {
+        let mut fresh = false;
+        loop {
+            let mut lane = self.lane(peer, fresh).await?;
+            match lane.have(hashes).await {
+                Err(failure) if lane.was_stale(&failure) => fresh = true,
+                result => return self.keep(peer, lane, result),
+            }
+        }
+    }
+
+    /// Counts a failure and holds it against the peer.
+    fn judge(&self, peer: PeerId, failure: &Failure, promised: bool) {
+        tracing::debug!(%peer, %failure, "blob provider failed");
+        self.counters.count_attempt(failure);
+        let fault = match failure {
+            Failure::Lied(_) => Some((Severity::Fatal, "blob bytes that do not verify")),
+            Failure::Malformed(_) => Some((Severity::LowTolerance, "malformed blob answer")),
+            Failure::Stalled => Some((Severity::HighTolerance, "blob transfer stalled")),
+            Failure::Missing | Failure::Absent if promised => {
+                Some((Severity::HighTolerance, "has not the blob that it announced"))
+            }
+            Failure::Missing
+            | Failure::Absent
+            | Failure::Busy
+            | Failure::NoAnswer(_)
+            | Failure::Broken(_) => None,
+        };
+        if let Some((severity, reason)) = fault {
+            self.network.report(peer, severity, reason);
+        }
     }
 }
 

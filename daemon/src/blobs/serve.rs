@@ -2,31 +2,34 @@
 //!
 //! Invariant: what is sent was checked against the hash while it was encoded; a damaged file ends
 //! the stream. The accept loop only counts and spawns: libp2p-stream drops inbound streams that
-//! it does not take at once.
+//! it does not take at once. A request for more than [`SMALL_BYTES`] waits for a slot of its own
+//! kind, so that large fetches never keep small ones waiting; parts take turns (`throttle`).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bao_tree::io::EncodeError;
-use bao_tree::io::sync::encode_ranges_validated;
 use futures::{AsyncWriteExt, StreamExt};
 use libp2p::{PeerId, Stream};
 use libp2p_stream::IncomingStreams;
+use protocol::blobs::wire::{BlobRequest, GetItem, Holdings, ItemHead, Want, parts};
+use protocol::blobs::{bytes_of, groups_of};
 use protocol::ids::ContentHash;
+use protocol::limits::GROUP_BYTES;
 use storage::ServedBlob;
+use storage::blobs::{EncodeError, encode_part};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::Inner;
 use super::stats::Counters;
-use super::wire::{
-    BlobAnswer, BlobRequest, PART_BYTES, PART_FRAME_BYTES_MAX, Part, read_value, write_frame,
-    write_value,
-};
+use super::wire::{read_value, write_all, write_value};
 use crate::network::Severity;
 
 /// Requests on one stream; then the peer opens another, which is rationed.
 const REQUESTS_PER_STREAM_MAX: usize = 4_096;
+/// What one item may ask for and still be served among the small ones: a small blob, a delta.
+const SMALL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Streams being served, by peer.
 #[derive(Clone, Default)]
@@ -64,11 +67,34 @@ impl Drop for Slot {
     }
 }
 
+/// Uploads under way, small ones beside large ones.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    small: Semaphore,
+    large: Semaphore,
+}
+
+impl Uploads {
+    pub(super) fn new(max: usize) -> Self {
+        Self { small: Semaphore::new(max), large: Semaphore::new(max) }
+    }
+
+    /// Waits for a slot; nothing when there is none in time.
+    async fn slot(&self, bytes: u64, inner: &Inner) -> Option<SemaphorePermit<'_>> {
+        let slots = if bytes > SMALL_BYTES { &self.large } else { &self.small };
+        // Half of what the asker waits for an answer.
+        match timeout(inner.config.answer_max / 2, slots.acquire()).await {
+            Ok(Ok(permit)) => Some(permit),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+}
+
 /// Why serving a stream ended early.
 enum Ended {
     /// The peer's fault.
     Malformed,
-    /// It went away, was too slow, or we are at fault.
+    /// Nobody's, or ours.
     Gone,
 }
 
@@ -111,14 +137,10 @@ async fn serve_peer(inner: &Inner, peer: PeerId, mut stream: Stream) {
         return;
     }
     for _ in 0..REQUESTS_PER_STREAM_MAX {
-        let request = match timeout(inner.config.idle_max, read_value(&mut stream)).await {
-            Ok(Ok(Some(request))) => Ok(request),
-            Ok(Ok(None)) | Err(_) => break,
-            Ok(Err(error)) => Err(Ended::from(error)),
-        };
-        let result = match request {
-            Ok(request) => serve(inner, &mut stream, request).await,
-            Err(ended) => Err(ended),
+        let result = match read_value(&mut stream, inner.config.idle_max).await {
+            Ok(Some(request)) => serve(inner, peer, &mut stream, request).await,
+            Ok(None) => break,
+            Err(error) => Err(Ended::from(error)),
         };
         match result {
             Ok(()) => {}
@@ -129,32 +151,84 @@ async fn serve_peer(inner: &Inner, peer: PeerId, mut stream: Stream) {
             Err(Ended::Gone) => return,
         }
     }
-    let _ = timeout(inner.config.part_max, stream.close()).await;
+    let _ = timeout(inner.config.stall_max, stream.close()).await;
 }
 
 /// Serves one request.
-async fn serve(inner: &Inner, stream: &mut Stream, request: BlobRequest) -> Result<(), Ended> {
-    let blob = match open(inner, request.hash).await {
-        Some(blob) => blob,
-        None => {
-            Counters::add(&inner.counters.missing, 1);
-            return send(inner, write_value(stream, &BlobAnswer::Missing)).await;
+async fn serve(
+    inner: &Inner,
+    peer: PeerId,
+    stream: &mut Stream,
+    request: BlobRequest,
+) -> Result<(), Ended> {
+    let stall = inner.config.stall_max;
+    match request {
+        BlobRequest::Have(hashes) => {
+            let holdings = holdings(inner, hashes).await?;
+            Ok(write_value(stream, &holdings, stall).await?)
         }
+        BlobRequest::Get(items) => {
+            for item in items {
+                serve_item(inner, peer, stream, item).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What is here and may be served.
+async fn holdings(inner: &Inner, hashes: Vec<ContentHash>) -> Result<Holdings, Ended> {
+    let (store, policy) = (inner.store.clone(), Arc::clone(&inner.policy));
+    let task = inner.tracker.spawn_blocking(move || {
+        Holdings::new(hashes.iter().map(|hash| match policy(hash) {
+            true => store.availability(hash),
+            false => protocol::blobs::wire::Availability::None,
+        }))
+    });
+    task.await.map_err(|_| Ended::Gone)
+}
+
+async fn serve_item(
+    inner: &Inner,
+    peer: PeerId,
+    stream: &mut Stream,
+    item: GetItem,
+) -> Result<(), Ended> {
+    let stall = inner.config.stall_max;
+    let Some(blob) = open(inner, item.hash).await else {
+        Counters::add(&inner.counters.missing, 1);
+        return Ok(write_value(stream, &ItemHead::Missing, stall).await?);
     };
     let size = blob.size();
-    if !request.offset.is_multiple_of(PART_BYTES) || request.offset > size {
+    if let Want::Ranges(ranges) = &item.want
+        && ranges.end() > groups_of(size)
+    {
         return Err(Ended::Malformed);
     }
-    send(inner, write_value(stream, &BlobAnswer::Found { size })).await?;
-    let mut offset = request.offset;
-    let mut next = Some(Part::last(size));
-    while let Some(part) = next {
-        let frame = encoded(inner, &blob, part).await?;
-        send(inner, write_frame(stream, &frame)).await?;
-        Counters::add(&inner.counters.bytes_sent, part.length());
-        next = Part::at(offset, size);
-        offset = next.map_or(offset, |part| part.end);
+    let wanted = item.want.groups(size);
+    if !wanted.iter().all(|range| blob.has(range)) {
+        return Ok(write_value(stream, &ItemHead::Absent, stall).await?);
     }
+    let Some(_slot) = inner.uploads.slot(wanted.groups() * GROUP_BYTES, inner).await else {
+        Counters::add(&inner.counters.refused, 1);
+        return Ok(write_value(stream, &ItemHead::Busy, stall).await?);
+    };
+    write_value(stream, &ItemHead::Found { size }, stall).await?;
+    let mut parts = parts(&item.want, size);
+    let mut spare = Vec::new();
+    let mut next = parts.next().map(|part| (part, encoded(inner, &blob, part, Vec::new())));
+    // The next part is encoded while this one is being sent.
+    while let Some((part, encoding)) = next.take() {
+        let frame = encoding.await?;
+        let buffer = std::mem::take(&mut spare);
+        next = parts.next().map(|part| (part, encoded(inner, &blob, part, buffer)));
+        let bytes = bytes_of(part, size);
+        inner.throttle.wait(peer, bytes.end - bytes.start).await;
+        write_all(stream, &frame, stall).await?;
+        Counters::add(&inner.counters.bytes_sent, bytes.end - bytes.start);
+        spare = frame;
+    }
+    timeout(stall, stream.flush()).await.map_err(|_| Ended::Gone)??;
     Counters::add(&inner.counters.served, 1);
     Ok(())
 }
@@ -176,31 +250,28 @@ async fn open(inner: &Inner, hash: ContentHash) -> Option<ServedBlob> {
     }
 }
 
-/// Encodes a part on a blocking thread.
-async fn encoded(inner: &Inner, blob: &ServedBlob, part: Part) -> Result<Vec<u8>, Ended> {
+/// Encodes a part on a blocking thread, which begins at once.
+fn encoded(
+    inner: &Inner,
+    blob: &ServedBlob,
+    part: protocol::blobs::GroupRange,
+    mut buffer: Vec<u8>,
+) -> impl Future<Output = Result<Vec<u8>, Ended>> + use<> {
     let served = blob.clone();
-    let task = inner.tracker.spawn_blocking(move || encode(&served, part));
-    match task.await {
-        Ok(Ok(frame)) => Ok(frame),
-        Ok(Err(error)) => {
-            Counters::add(&inner.counters.damaged, 1);
-            tracing::error!(hash = %blob.hash(), %error, "a stored blob is damaged");
-            Err(Ended::Gone)
+    let (hash, counters) = (blob.hash(), Arc::clone(&inner.counters));
+    let task = inner.tracker.spawn_blocking(move || {
+        encode_part(&served, part, &mut buffer)?;
+        Ok::<_, EncodeError>(buffer)
+    });
+    async move {
+        match task.await {
+            Ok(Ok(frame)) => Ok(frame),
+            Ok(Err(error)) => {
+                Counters::add(&counters.damaged, 1);
+                tracing::error!(%hash, %error, "a stored blob cannot be served");
+                Err(Ended::Gone)
+            }
+            Err(_) => Err(Ended::Gone),
         }
-        Err(_) => Err(Ended::Gone),
-    }
-}
-
-pub(super) fn encode(blob: &ServedBlob, part: Part) -> Result<Vec<u8>, EncodeError> {
-    let mut frame = Vec::with_capacity(PART_FRAME_BYTES_MAX);
-    encode_ranges_validated(blob.data(), blob.outboard(), &part.ranges(), &mut frame)?;
-    Ok(frame)
-}
-
-/// Waits for a write, but not for ever.
-async fn send(inner: &Inner, write: impl Future<Output = io::Result<()>>) -> Result<(), Ended> {
-    match timeout(inner.config.part_max, write).await {
-        Ok(result) => result.map_err(|_| Ended::Gone),
-        Err(_) => Err(Ended::Gone),
     }
 }

@@ -30,11 +30,11 @@ counters!(
     bytes_sent,
     /// Bytes of blobs received and verified.
     bytes_received,
-    /// Requests that were served to the end.
+    /// Blobs and ranges that were served to the end.
     served,
     /// Requests answered with "not here".
     missing,
-    /// Streams refused because too many were open.
+    /// Streams and requests refused because there were too many.
     refused,
     /// Blobs here that turned out to be damaged when they were to be served.
     damaged,
@@ -77,7 +77,7 @@ impl Counters {
 
     pub(super) fn count_attempt(&self, failure: &Failure) {
         let counter = match failure {
-            Failure::Missing => return,
+            Failure::Missing | Failure::Absent | Failure::Busy => return,
             Failure::NoAnswer(_) | Failure::Broken(_) => &self.attempts_broken,
             Failure::Stalled => &self.attempts_stalled,
             Failure::Malformed(_) => &self.attempts_malformed,

@@ -104,7 +104,7 @@ pub(super) fn check(
             let publisher = to_engine_peer(&message.source);
             deliver(acceptance, || NetworkEvent::ProposalPart(from, publisher, part))
         }
-        Topic::Transactions => Checked::Drop(Acceptance::Ignore),
+        Topic::Transactions | Topic::Blobs => Checked::Drop(Acceptance::Ignore),
     }
 }
 

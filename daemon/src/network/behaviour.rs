@@ -18,6 +18,7 @@ use protocol::ids::ChainId;
 use protocol::limits;
 
 use super::codec::{MetaCodec, SyncCodec};
+use super::discovery::{Kademlia, kademlia};
 use super::wire::{META_PROTOCOL, SYNC_PROTOCOL, Topic};
 use super::{NetworkConfig, StartError};
 
@@ -43,6 +44,7 @@ pub(super) struct Behaviour {
     pub(super) gossip: Gossip,
     pub(super) sync: request_response::Behaviour<SyncCodec>,
     pub(super) meta: request_response::Behaviour<MetaCodec>,
+    pub(super) kad: Kademlia,
     pub(super) streams: libp2p_stream::Behaviour,
 }
 
@@ -87,6 +89,7 @@ impl Behaviour {
                 [(StreamProtocol::new(META_PROTOCOL), ProtocolSupport::Full)],
                 requests(),
             ),
+            kad: kademlia(&config.chain, key.public().to_peer_id()),
             streams: libp2p_stream::Behaviour::new(),
         })
     }

@@ -36,7 +36,7 @@ impl request_response::Codec for MetaCodec {
         T: AsyncRead + Unpin + Send,
     {
         match read_value::<MetaRequest>(io).await {
-            Ok(request) => Ok(request.is_bounded().then_some(request)),
+            Ok(request) => Ok(Some(request)),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
             Err(error) => Err(error),
         }

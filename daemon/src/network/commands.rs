@@ -74,6 +74,9 @@ impl Task {
             }
             Command::SubscribeEngine(sender) => self.subscribe_engine(sender),
             Command::SubscribeNode(sender) => self.subscribe_node(sender),
+            Command::Provide(hash) => self.provide(&hash),
+            Command::Withdraw(hash) => self.withdraw(&hash),
+            Command::Search(hash, found) => self.search(&hash, found),
             Command::SetTip(tip) => self.local.tip = tip,
             Command::SetGenesis(genesis) => self.local.genesis = Some(genesis),
         }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use libp2p::gossipsub::{MessageAcceptance, MessageId};
 use libp2p::{Multiaddr, PeerId};
-use protocol::ids::ContentHash;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::wire::{MetaRequest, PeerStatus, Topic};
@@ -148,15 +147,8 @@ pub enum NetworkEvent {
     },
     /// A batch of transactions. The consumer must call [`super::NetworkHandle::validate`].
     Transactions(GossipMessage),
-    /// A peer asks which blobs are here. Answer with [`super::NetworkHandle::respond`].
-    HasBlobs {
-        /// For the answer.
-        id: MetaRequestId,
-        /// Who asks.
-        peer: PeerId,
-        /// Bounded list of hashes.
-        hashes: Vec<ContentHash>,
-    },
+    /// A node announces blobs. The consumer must call [`super::NetworkHandle::validate`].
+    Announced(GossipMessage),
     /// A peer asks for a snapshot, a proof or a block. Answer as above.
     AsksLedger {
         /// For the answer.

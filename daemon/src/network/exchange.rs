@@ -75,10 +75,10 @@ impl Task {
             return false;
         };
         let message = GossipMessage { topic: kind, from, source, id, bytes, _permit: permit };
-        if kind.is_engine() {
-            self.tell_engine(EngineEvent::Gossip(message))
-        } else {
-            self.tell_node(NetworkEvent::Transactions(message))
+        match kind {
+            Topic::Blobs => self.tell_node(NetworkEvent::Announced(message)),
+            Topic::Transactions => self.tell_node(NetworkEvent::Transactions(message)),
+            _ => self.tell_engine(EngineEvent::Gossip(message)),
         }
     }
 
@@ -181,10 +181,6 @@ impl Task {
                     peers: self.book.share(&connected, &peer, PEERS_PER_STATUS_MAX),
                 })
             }
-            MetaRequest::HasBlobs(hashes) => {
-                let event = |id| NetworkEvent::HasBlobs { id, peer, hashes };
-                return self.ask_node(request_id, channel, event);
-            }
             request @ (MetaRequest::Snapshot
             | MetaRequest::Bridges { .. }
             | MetaRequest::Block(_)) => {
@@ -266,7 +262,7 @@ const fn cost(request: &MetaRequest) -> f64 {
     match request {
         MetaRequest::Genesis | MetaRequest::Block(_) => 10.0,
         MetaRequest::Bridges { .. } => 2.0,
-        MetaRequest::HasBlobs(_) | MetaRequest::Status | MetaRequest::Snapshot => 1.0,
+        MetaRequest::Status | MetaRequest::Snapshot => 1.0,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use protocol::amount::Height;
+use protocol::ids::ContentHash;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +24,9 @@ use super::wire::{BLOB_PROTOCOL, MetaRequest, MetaResponse, Topic};
 /// Longest wait for a raw stream. `open_stream` of libp2p-stream can otherwise wait for ever when
 /// its dial queue is full (rust-libp2p#6157).
 const OPEN_STREAM_MAX: Duration = Duration::from_secs(10);
+
+/// Providers that one search gives at most.
+const PROVIDERS_FOUND_MAX: usize = 64;
 
 /// Why a request got no answer.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -114,6 +118,9 @@ pub(crate) enum Command {
     AdmitStream(PeerId, oneshot::Sender<bool>),
     SubscribeEngine(mpsc::Sender<EngineEvent>),
     SubscribeNode(mpsc::Sender<NetworkEvent>),
+    Provide(ContentHash),
+    Withdraw(ContentHash),
+    Search(ContentHash, mpsc::Sender<PeerId>),
     SetTip(Height),
     SetGenesis(Vec<u8>),
 }
@@ -246,6 +253,23 @@ impl NetworkHandle {
     /// The genesis document that genesis questions are answered with.
     pub async fn set_genesis(&self, genesis: Vec<u8>) {
         self.send(Command::SetGenesis(genesis)).await;
+    }
+
+    /// Announces that this node has a blob, until [`NetworkHandle::withdraw`] or its end.
+    pub async fn provide(&self, hash: ContentHash) {
+        self.send(Command::Provide(hash)).await;
+    }
+
+    /// Announces a blob no more. Records at other nodes expire.
+    pub async fn withdraw(&self, hash: ContentHash) {
+        self.send(Command::Withdraw(hash)).await;
+    }
+
+    /// Searches for nodes that say they have a blob. The channel closes when the search is over.
+    pub async fn search(&self, hash: ContentHash) -> mpsc::Receiver<PeerId> {
+        let (found, receiver) = mpsc::channel(PROVIDERS_FOUND_MAX);
+        self.send(Command::Search(hash, found)).await;
+        receiver
     }
 
     /// Control of raw streams, for example to accept on [`BLOB_PROTOCOL`].

@@ -19,6 +19,8 @@ pub enum Rationed {
     Meta,
     /// Blob streams opened by the peer.
     BlobStreams,
+    /// Provider records sent by the peer.
+    ProviderRecords,
 }
 
 impl Rationed {
@@ -32,6 +34,8 @@ impl Rationed {
             Self::Sync => (200.0, 50.0),
             Self::Meta => (60.0, 10.0),
             Self::BlobStreams => (64.0, 16.0),
+            // A node that comes back announces all its collections.
+            Self::ProviderRecords => (4_096.0, 16.0),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod behaviour;
 mod codec;
 mod commands;
+mod discovery;
 mod events;
 mod exchange;
 mod handle;

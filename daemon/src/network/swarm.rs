@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::behaviour::{Behaviour, BehaviourEvent, protocol_version, topic};
+use super::discovery::Searches;
 use super::events::{EngineEvent, MetaRequestId, NetworkEvent, SyncRequestId};
 use super::handle::{Command, Counters, LocalInfo, NetworkHandle, RequestError, Waiting};
 use super::limiter::{Limiter, Rationed};
@@ -94,6 +95,7 @@ pub(super) struct Task {
     pub(super) meta_in:
         Waiting<MetaRequestId, (request_response::InboundRequestId, ResponseChannel<MetaResponse>)>,
     pub(super) meta_out: Waiting<request_response::OutboundRequestId, MetaWaiter>,
+    pub(super) searches: Searches,
 }
 
 pub(super) fn start(
@@ -156,6 +158,7 @@ pub(super) fn start(
         sync_out: Waiting::new(OUTBOUND_MAX),
         meta_in: Waiting::new(INBOUND_MAX),
         meta_out: Waiting::new(OUTBOUND_MAX),
+        searches: Searches::new(),
     };
     tracker.spawn(task.run(receiver, token));
     Ok(handle)
@@ -369,6 +372,7 @@ impl Task {
             }
             BehaviourEvent::Sync(event) => self.on_sync(event),
             BehaviourEvent::Meta(event) => self.on_meta(event),
+            BehaviourEvent::Kad(event) => self.on_kad(event),
             _ => {}
         }
     }
@@ -383,6 +387,7 @@ impl Task {
         let mut listening = info.listen_addrs;
         listening.truncate(16);
         self.book.learn(id, listening.clone());
+        self.route(&id, &listening);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.agent = agent;
         peer.listening = listening;

@@ -13,8 +13,8 @@ use thiserror::Error;
 
 /// Addresses in one status answer.
 pub const PEERS_PER_STATUS_MAX: usize = 32;
-/// Hashes in one availability question.
-pub const HASHES_PER_REQUEST_MAX: usize = 256;
+/// Hashes in one announcement.
+pub const ANNOUNCED_MAX: usize = 64;
 /// Bytes of one textual address.
 pub const ADDRESS_BYTES_MAX: usize = 256;
 /// Bytes of a genesis document.
@@ -54,12 +54,20 @@ pub enum Topic {
     Status,
     /// Batches of transactions.
     Transactions,
+    /// Blobs that their publisher has and wants to be found: see [`Announcement`].
+    Blobs,
 }
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Self; 5] =
-        [Self::Consensus, Self::Liveness, Self::Parts, Self::Status, Self::Transactions];
+    pub const ALL: [Self; 6] = [
+        Self::Consensus,
+        Self::Liveness,
+        Self::Parts,
+        Self::Status,
+        Self::Transactions,
+        Self::Blobs,
+    ];
 
     /// The topic's name on `chain`.
     pub fn name(self, chain: &ChainId) -> String {
@@ -69,6 +77,7 @@ impl Topic {
             Self::Parts => "parts",
             Self::Status => "status",
             Self::Transactions => "transactions",
+            Self::Blobs => "blobs",
         };
         format!("/ayni/{chain}/{kind}/1")
     }
@@ -78,13 +87,25 @@ impl Topic {
         match self {
             Self::Consensus | Self::Liveness | Self::Parts => limits::CONSENSUS_MESSAGE_BYTES_MAX,
             Self::Status | Self::Transactions => limits::TRANSACTION_BATCH_BYTES_MAX,
+            Self::Blobs => Announcement::BYTES_MAX,
         }
     }
 
     /// Whether the consensus engine consumes the topic.
     pub const fn is_engine(self) -> bool {
-        !matches!(self, Self::Transactions)
+        !matches!(self, Self::Transactions | Self::Blobs)
     }
+}
+
+/// What a node has and wants to be found, oldest first. Who fetches asks it and verifies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Hashes of blobs, at most [`ANNOUNCED_MAX`].
+    pub blobs: Vec<ContentHash>,
+}
+
+impl Canonical for Announcement {
+    const BYTES_MAX: usize = 32 * ANNOUNCED_MAX + 16;
 }
 
 /// A question about metadata.
@@ -92,8 +113,6 @@ impl Topic {
 pub enum MetaRequest {
     /// The genesis document; the chain id is its hash, so the answer can be checked.
     Genesis,
-    /// Which of these blobs are complete at the peer; at most [`HASHES_PER_REQUEST_MAX`].
-    HasBlobs(Vec<ContentHash>),
     /// Where the peer stands and whom it knows.
     Status,
     /// The newest snapshot that the peer can give and prove.
@@ -111,7 +130,7 @@ pub enum MetaRequest {
 }
 
 impl Canonical for MetaRequest {
-    const BYTES_MAX: usize = 32 * HASHES_PER_REQUEST_MAX + 16;
+    const BYTES_MAX: usize = 32;
 }
 
 /// An answer about metadata.
@@ -119,8 +138,6 @@ impl Canonical for MetaRequest {
 pub enum MetaResponse {
     /// Bytes of the genesis document; nothing when the peer has none yet.
     Genesis(Option<Vec<u8>>),
-    /// One answer per hash asked for, in order.
-    HasBlobs(Vec<bool>),
     /// The peer's status.
     Status(PeerStatus),
     /// The peer will not answer now.
@@ -203,20 +220,6 @@ pub struct PeerStatus {
     pub peers: Vec<String>,
 }
 
-impl MetaRequest {
-    /// Whether the counts inside are within their limits.
-    pub fn is_bounded(&self) -> bool {
-        match self {
-            Self::HasBlobs(hashes) => hashes.len() <= HASHES_PER_REQUEST_MAX,
-            Self::Genesis
-            | Self::Status
-            | Self::Snapshot
-            | Self::Bridges { .. }
-            | Self::Block(_) => true,
-        }
-    }
-}
-
 impl MetaResponse {
     /// Whether the counts inside are within their limits and answer `request`.
     pub fn answers(&self, request: &MetaRequest) -> bool {
@@ -225,7 +228,6 @@ impl MetaResponse {
             (MetaRequest::Genesis, Self::Genesis(bytes)) => {
                 bytes.as_ref().is_none_or(|bytes| bytes.len() <= GENESIS_BYTES_MAX)
             }
-            (MetaRequest::HasBlobs(asked), Self::HasBlobs(answers)) => asked.len() == answers.len(),
             (MetaRequest::Status, Self::Status(status)) => {
                 status.peers.len() <= PEERS_PER_STATUS_MAX
                     && status.peers.iter().all(|peer| peer.len() <= ADDRESS_BYTES_MAX)
@@ -251,19 +253,17 @@ mod tests {
 
     #[test]
     fn answers_are_checked_against_questions() {
-        let hashes = vec![ContentHash::of(b"a"), ContentHash::of(b"b")];
-        let request = MetaRequest::HasBlobs(hashes);
-        assert!(MetaResponse::HasBlobs(vec![true, false]).answers(&request));
-        assert!(!MetaResponse::HasBlobs(vec![true]).answers(&request));
-        assert!(!MetaResponse::Genesis(None).answers(&request));
+        assert!(!MetaResponse::Genesis(None).answers(&MetaRequest::Snapshot));
         let page = MetaRequest::Bridges { after: Height::ZERO, target: Height::new(28) };
         let none = MetaResponse::Bridges(BridgeAnswer::None(NoProof::Busy));
         assert!(none.answers(&page) && !none.answers(&MetaRequest::Snapshot));
         assert!(!MetaResponse::Block(None).answers(&page));
         assert!(MetaResponse::Block(None).answers(&MetaRequest::Block(Height::new(3))));
-        let largest = MetaRequest::HasBlobs(vec![ContentHash::of(b"x"); HASHES_PER_REQUEST_MAX]);
+        let last = Height::new(u64::MAX);
+        let largest = MetaRequest::Bridges { after: last, target: last };
         assert!(codec::encode_checked(&largest).is_ok());
-        assert!(largest.is_bounded());
+        let blobs = vec![ContentHash::of(b"x"); ANNOUNCED_MAX];
+        assert!(codec::encode_checked(&Announcement { blobs }).is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Node;
-use crate::network::{MetaResponse, NetworkEvent};
+use crate::network::NetworkEvent;
 
 /// How often own transactions that wait are sent again.
 const RESEND: Duration = Duration::from_secs(3);
@@ -44,18 +44,9 @@ async fn handle(node: &Arc<Node>, event: NetworkEvent) {
         NetworkEvent::Transactions(message) => {
             node.transactions.receive(message).await;
         }
-        NetworkEvent::HasBlobs { id, hashes, .. } => {
-            let (store, ledger) = (node.store.clone(), Arc::clone(&node.ledger));
-            let withheld = node.withheld.clone();
-            let answer = tokio::task::spawn_blocking(move || {
-                hashes
-                    .iter()
-                    .map(|hash| store.contains(hash) && withheld.allows(&ledger, hash))
-                    .collect()
-            });
-            if let Ok(answer) = answer.await {
-                node.network.respond(id, MetaResponse::HasBlobs(answer)).await;
-            }
+        NetworkEvent::Announced(message) => {
+            let acceptance = node.blobs.announced(message.source, &message.bytes);
+            node.network.validate(message.id, message.from, acceptance).await;
         }
         NetworkEvent::AsksLedger { id, request, .. } => {
             super::join::serve::answer(node, id, request)

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use libp2p::Multiaddr;
 use protocol::amount::Height;
 use protocol::api::NodeEvent;
-use protocol::config::CheckedConfig;
+use protocol::config::{BlobsConfig, CheckedConfig};
 use protocol::home::{Home, NodeSecrets};
 use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
@@ -26,7 +26,7 @@ use super::ledger::Ledger;
 use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home, join};
 use crate::api::{Jobs, Server, ServerOptions};
-use crate::blobs::BlobService;
+use crate::blobs::{BlobConfig, BlobService};
 use crate::engine::{self, Engine, EngineConfig, EngineStatus, GuardError, GuardStep, VoteGuard};
 use crate::network::{self, NetworkConfig, NetworkEvent, NetworkHandle};
 use crate::worker::{Worker, WorkerConfig, WorkerHandle};
@@ -164,7 +164,7 @@ async fn start(
     };
     let network = start_network(&root, &config, &secrets, chain, tracker, token)?;
     let mut events = network.subscribe().await;
-    let blobs = Blobs::open(&root, &network, tracker, token).await?;
+    let blobs = Blobs::open(&root, config.blobs(), &network, tracker, token).await?;
     let founded = founding.found(known, chain, &mut events, &blobs).await?;
     network.set_genesis(founded.json.clone()).await;
     let (data, store) = (root.data(), blobs.store.clone());
@@ -215,6 +215,7 @@ pub(super) struct Blobs {
 impl Blobs {
     async fn open(
         root: &Home,
+        config: &BlobsConfig,
         network: &NetworkHandle,
         tracker: &TaskTracker,
         token: &CancellationToken,
@@ -230,7 +231,9 @@ impl Blobs {
         };
         let (network, token) = (network.clone(), token.clone());
         let policy = Arc::new(policy);
-        let service = BlobService::start(store.clone(), network.clone(), policy, tracker, token)?;
+        let limits = BlobConfig::new(config);
+        let stored = store.clone();
+        let service = BlobService::start(limits, stored, network.clone(), policy, tracker, token)?;
         Ok(Self { network, store, service, withheld, ledger })
     }
 }

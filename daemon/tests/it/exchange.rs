@@ -7,7 +7,7 @@ use ayni_daemon::network::{
 };
 use libp2p::Multiaddr;
 use protocol::amount::Height;
-use protocol::ids::{ChainId, ContentHash};
+use protocol::ids::ChainId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -77,20 +77,20 @@ async fn questions_are_answered(listen: &str) {
     let NetworkEvent::Status { status, .. } = event else { unreachable!("just matched") };
     assert_eq!((status.chain, status.tip), (chain(), Height::new(7)));
 
-    let hashes = vec![ContentHash::of(b"here"), ContentHash::of(b"not here")];
-    let request = client.network.request(peer, MetaRequest::HasBlobs(hashes.clone()));
+    let asked = MetaRequest::Block(Height::new(3));
+    let request = client.network.request(peer, asked.clone());
     let answer = async {
         let event = server
-            .until("a question", |event| matches!(event, NetworkEvent::HasBlobs { .. }))
+            .until("a question", |event| matches!(event, NetworkEvent::AsksLedger { .. }))
             .await;
-        let NetworkEvent::HasBlobs { id, hashes: asked, .. } = event else {
+        let NetworkEvent::AsksLedger { id, request, .. } = event else {
             unreachable!("just matched")
         };
-        assert_eq!(asked, hashes);
-        server.network.respond(id, MetaResponse::HasBlobs(vec![true, false])).await;
+        assert_eq!(request, asked);
+        server.network.respond(id, MetaResponse::Block(None)).await;
     };
     let (answered, ()) = tokio::join!(request, answer);
-    assert_eq!(answered, Ok(MetaResponse::HasBlobs(vec![true, false])));
+    assert_eq!(answered, Ok(MetaResponse::Block(None)));
 
     let infos = client.network.peers().await;
     assert_eq!(infos.len(), 1);

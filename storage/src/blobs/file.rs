@@ -1,4 +1,4 @@
-//! A blob's file as bao-tree reads it, from blocking and from async code.
+//! A blob's bytes as they are read, from blocking and from async code.
 //!
 //! Invariant: reads are positioned, so clones share the file and no cursor.
 //! Deliberately absent: writing, and a thread pool: an async read is one blocking `pread` of at
@@ -16,23 +16,50 @@ use bytes::Bytes;
 /// Most bytes that one read returns; bao-tree asks for a group or a hash pair.
 const READ_BYTES_MAX: usize = 1 << 20;
 
-/// A read-only file that is cheap to clone; empty for a blob without a hash tree.
+/// Where the bytes are.
 #[derive(Clone, Debug)]
-pub struct BlobFile(Option<Arc<File>>);
+enum Source {
+    File(Arc<File>),
+    Memory(Bytes),
+}
+
+/// Read-only bytes that are cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BlobFile(Source);
 
 impl BlobFile {
     pub(super) fn new(file: File) -> Self {
-        Self(Some(Arc::new(file)))
+        Self::shared(Arc::new(file))
+    }
+
+    pub(super) const fn shared(file: Arc<File>) -> Self {
+        Self(Source::File(file))
+    }
+
+    /// Of a small blob, or of a blob without a hash tree.
+    pub(super) const fn memory(bytes: Bytes) -> Self {
+        Self(Source::Memory(bytes))
     }
 
     pub(super) const fn empty() -> Self {
-        Self(None)
+        Self::memory(Bytes::new())
     }
 
     fn length(&self) -> io::Result<u64> {
         match &self.0 {
-            Some(file) => Ok(file.metadata()?.len()),
-            None => Ok(0),
+            Source::File(file) => Ok(file.metadata()?.len()),
+            Source::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    /// Fills `buffer`; bytes that end before are an error of kind `UnexpectedEof`.
+    pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match &self.0 {
+            Source::File(file) => FileExt::read_exact_at(&**file, buffer, offset),
+            Source::Memory(_) => match ReadAt::read_at(self, offset, buffer)? {
+                read if read == buffer.len() => Ok(()),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            },
         }
     }
 }
@@ -40,8 +67,16 @@ impl BlobFile {
 impl ReadAt for BlobFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Some(file) => FileExt::read_at(&**file, buffer, offset),
-            None => Ok(0),
+            Source::File(file) => FileExt::read_at(&**file, buffer, offset),
+            Source::Memory(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let rest = bytes.get(from..).unwrap_or_default();
+                let length = rest.len().min(buffer.len());
+                for (to, from) in buffer.iter_mut().zip(rest) {
+                    *to = *from;
+                }
+                Ok(length)
+            }
         }
     }
 }

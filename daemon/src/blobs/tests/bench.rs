@@ -3,19 +3,25 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use futures::StreamExt;
 use libp2p::{Multiaddr, Stream};
+use protocol::blobs::wire::{Availability, BlobRequest, ItemHead, parts};
 use protocol::ids::ChainId;
 use protocol::keys::SecretKey;
+use storage::blobs::encode_part;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::super::wire::{BlobAnswer, BlobRequest, Part, read_value, write_frame, write_value};
+use super::super::wire::{read_value, write_all, write_value};
 use super::super::*;
 use super::LONG;
-use crate::network::{self, MetaResponse, NetworkConfig, NetworkEvent, NetworkStats};
 
-/// A swarm that answers `HasBlobs`, and a store.
+/// What a hostile provider says it has.
+pub(super) type Claim = fn(&ContentHash) -> Availability;
+use crate::network::{self, NetworkConfig, NetworkEvent, NetworkStats};
+
+/// A swarm and a store.
 pub(super) struct Node {
     folder: TempDir,
     pub(super) network: NetworkHandle,
@@ -26,8 +32,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Answers with `has`, once there is something to answer with.
-    fn start(seed: u8, has: watch::Receiver<Option<BlobService>>) -> Self {
+    fn start(seed: u8) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let config = NetworkConfig::loopback(ChainId::from_bytes([1; 32]));
@@ -36,7 +41,7 @@ impl Node {
             network::start(config, &key, &tracker, token.clone()).expect("a swarm on loopback");
         let store = BlobStore::open(folder.path()).expect("a store");
         let (sender, connected) = watch::channel(BTreeSet::new());
-        tracker.spawn(answer(network.clone(), has, sender, token.clone()));
+        tracker.spawn(follow(network.clone(), sender, token.clone()));
         Self { folder, network, store, connected, tracker, token }
     }
 
@@ -49,9 +54,8 @@ impl Node {
         config: BlobConfig,
         policy: impl Fn(&ContentHash) -> bool + Send + Sync + 'static,
     ) -> (Self, BlobService) {
-        let (sender, has) = watch::channel(None);
-        let node = Self::start(seed, has);
-        let service = BlobService::start_with(
+        let node = Self::start(seed);
+        let service = BlobService::start(
             config,
             node.store.clone(),
             node.network.clone(),
@@ -60,17 +64,15 @@ impl Node {
             node.token.clone(),
         )
         .expect("nobody else serves");
-        sender.send_replace(Some(service.clone()));
         (node, service)
     }
 
-    /// A provider that says it has everything and serves each stream with `serve`.
+    /// A provider that serves each stream with `serve`.
     pub(super) fn hostile<F: Future<Output = ()> + Send + 'static>(
         seed: u8,
         serve: impl Fn(Stream, BlobStore) -> F + Send + 'static,
     ) -> Self {
-        let (_, nothing) = watch::channel(None);
-        let node = Self::start(seed, nothing);
+        let node = Self::start(seed);
         let mut incoming =
             node.network.streams().accept(StreamProtocol::new(BLOB_PROTOCOL)).expect("free");
         let (store, tracker) = (node.store.clone(), node.tracker.clone());
@@ -101,7 +103,7 @@ impl Node {
     }
 
     pub(super) fn unfinished(&self) -> usize {
-        files(&self.folder.path().join("blobs").join("tmp"))
+        files(&self.folder.path().join("blobs").join("partial"))
     }
 
     pub(super) async fn stop(self) {
@@ -130,27 +132,17 @@ async fn listening(network: &NetworkHandle) -> Multiaddr {
     .expect("it listens")
 }
 
-async fn answer(
+async fn follow(
     network: NetworkHandle,
-    has: watch::Receiver<Option<BlobService>>,
     connected: watch::Sender<BTreeSet<PeerId>>,
     token: CancellationToken,
 ) {
     let mut events = network.subscribe().await;
     while let Some(Some(event)) = token.run_until_cancelled(events.recv()).await {
-        match event {
-            NetworkEvent::Connected(peer) => connected.send_modify(|peers| {
+        if let NetworkEvent::Connected(peer) = event {
+            connected.send_modify(|peers| {
                 peers.insert(peer);
-            }),
-            NetworkEvent::HasBlobs { id, hashes, .. } => {
-                let service = has.borrow().clone();
-                let have = match service {
-                    Some(service) => service.available(&hashes),
-                    None => vec![true; hashes.len()],
-                };
-                network.respond(id, MetaResponse::HasBlobs(have)).await;
-            }
-            _ => {}
+            });
         }
     }
 }
@@ -162,27 +154,35 @@ pub(super) fn noise(seed: u8, size: u64) -> Vec<u8> {
     bytes
 }
 
-/// Serves honestly but for `spoil`, which sees each frame after the answer with its number.
+/// Serves honestly but for `spoil`, which sees each part with its number on the stream, counted
+/// from the last group. What it has, it says with `claim`.
 pub(super) async fn serve_spoilt(
     mut stream: Stream,
     store: BlobStore,
+    claim: impl Fn(&ContentHash) -> Availability + Send,
     spoil: impl Fn(usize, &mut Vec<u8>) + Send,
 ) -> Option<()> {
+    let mut number = 0;
     loop {
-        let request: BlobRequest = read_value(&mut stream).await.ok()??;
-        let blob = store.open_for_serving(&request.hash).ok()?;
-        let size = blob.size();
-        write_value(&mut stream, &BlobAnswer::Found { size }).await.ok()?;
-        let mut parts = vec![Part::last(size)];
-        let mut offset = request.offset;
-        while let Some(part) = Part::at(offset, size) {
-            offset = part.end;
-            parts.push(part);
-        }
-        for (number, part) in parts.into_iter().enumerate() {
-            let mut frame = serve::encode(&blob, part).ok()?;
-            spoil(number, &mut frame);
-            write_frame(&mut stream, &frame).await.ok()?;
+        match read_value(&mut stream, LONG).await.ok()?? {
+            BlobRequest::Have(hashes) => {
+                let holdings = Holdings::new(hashes.iter().map(&claim));
+                write_value(&mut stream, &holdings, LONG).await.ok()?;
+            }
+            BlobRequest::Get(items) => {
+                for item in items {
+                    let blob = store.open_for_serving(&item.hash).ok()?;
+                    let size = blob.size();
+                    write_value(&mut stream, &ItemHead::Found { size }, LONG).await.ok()?;
+                    for part in parts(&item.want, size) {
+                        let mut frame = Vec::new();
+                        encode_part(&blob, part, &mut frame).ok()?;
+                        spoil(number, &mut frame);
+                        write_all(&mut stream, &frame, LONG).await.ok()?;
+                        number += 1;
+                    }
+                }
+            }
         }
     }
 }

@@ -100,13 +100,10 @@ pub(super) async fn listen(
                     heard.remove(&peer);
                 });
             }
-            NetworkEvent::HasBlobs { id, hashes, .. } => {
-                network.respond(id, MetaResponse::HasBlobs(vec![false; hashes.len()])).await;
-            }
             NetworkEvent::AsksLedger { id, .. } => {
                 network.respond(id, MetaResponse::Refused).await;
             }
-            NetworkEvent::Transactions(message) => {
+            NetworkEvent::Transactions(message) | NetworkEvent::Announced(message) => {
                 network.validate(message.id, message.from, Acceptance::Ignore).await;
             }
             NetworkEvent::Listening(_) | NetworkEvent::Connected(_) => {}

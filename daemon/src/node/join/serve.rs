@@ -124,9 +124,7 @@ impl SnapshotServer {
             MetaRequest::Block(height) => {
                 MetaResponse::Block(ledger.decided(*height).map(Box::new))
             }
-            MetaRequest::Genesis | MetaRequest::HasBlobs(_) | MetaRequest::Status => {
-                MetaResponse::Refused
-            }
+            MetaRequest::Genesis | MetaRequest::Status => MetaResponse::Refused,
         }
     }
 }

@@ -1,0 +1,260 @@
+//! Who is asked for what.
+
+use super::peer::Standing;
+use super::{ALIGN_GROUPS, Effect, Request, RequestId, Schedule, duration_ms};
+use crate::blobs::wire::window_of;
+use crate::blobs::{GroupRange, GroupRanges};
+use crate::limits::{BLOB_RUNS_PER_ITEM_MAX, GROUP_BYTES};
+
+/// What an idle peer is to do for another.
+struct Taken {
+    from: RequestId,
+    ranges: GroupRanges,
+}
+
+impl<P: Ord + Copy> Schedule<P> {
+    /// Gives every peer that can take more something to do.
+    pub(super) fn assign(&mut self) {
+        if self.paused {
+            return;
+        }
+        let ready: Vec<P> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_ready(self.now_ms))
+            .map(|(name, _)| *name)
+            .collect();
+        for name in ready {
+            while self.ask_more(name) {}
+        }
+    }
+
+    /// One more request of a peer; false when it can take no more or there is nothing for it.
+    fn ask_more(&mut self, name: P) -> bool {
+        let Some(peer) = self.peers.get(&name).filter(|peer| peer.is_ready(self.now_ms)) else {
+            return false;
+        };
+        let idle = peer.open.is_empty();
+        let mut twin = None;
+        let mut ranges = GroupRanges::new();
+        if peer.dry != Some(self.freed) {
+            ranges = self.take_free(name);
+        }
+        if ranges.is_empty() && idle {
+            if let Some(taken) = self.stolen(name) {
+                self.shorten(taken.from, &taken.ranges);
+                ranges = taken.ranges;
+            } else if let Some(taken) = self.doubled(name) {
+                twin = Some(taken.from);
+                ranges = taken.ranges;
+            }
+        }
+        if ranges.is_empty() {
+            return false;
+        }
+        self.open(name, ranges, twin);
+        true
+    }
+
+    fn open(&mut self, name: P, ranges: GroupRanges, twin: Option<RequestId>) {
+        let request = RequestId(self.requests_made);
+        self.requests_made = self.requests_made.saturating_add(1);
+        if let Some(peer) = self.peers.get_mut(&name) {
+            if peer.open.is_empty() {
+                peer.heard_ms = self.now_ms;
+                peer.speed.begin(self.now_ms);
+            }
+            peer.doubled |= twin.is_some();
+            peer.open.push(request);
+        }
+        if let Some(other) = twin.and_then(|twin| self.requests.get_mut(&twin)) {
+            other.twin = Some(request);
+        }
+        self.starved = false;
+        let open = Request { peer: name, wanted: ranges.clone(), twin, part_ms: self.now_ms };
+        self.requests.insert(request, open);
+        self.effects.push(Effect::Ask { peer: name, request, ranges });
+    }
+
+    /// Takes something free that the peer has; remembers when there is nothing.
+    fn take_free(&mut self, name: P) -> GroupRanges {
+        let Some(peer) = self.peers.get(&name) else { return GroupRanges::new() };
+        let ranges = if peer.standing == Standing::Unproven {
+            let candidates = self.free.intersection(&peer.has);
+            self.one_of(&candidates)
+        } else {
+            self.next_for(name)
+        };
+        if ranges.is_empty() {
+            if let Some(peer) = self.peers.get_mut(&name) {
+                peer.dry = Some(self.freed);
+            }
+        } else {
+            self.free.remove_all(&ranges);
+        }
+        ranges
+    }
+
+    /// One random group of the set.
+    fn one_of(&mut self, candidates: &GroupRanges) -> GroupRanges {
+        let index = self.draw(candidates.groups());
+        candidates.nth(index).map(|group| GroupRange::one(group).into()).unwrap_or_default()
+    }
+
+    /// The next free groups for a proven peer. Who has everything begins with what peers that have
+    /// only a part cannot give.
+    fn next_for(&mut self, name: P) -> GroupRanges {
+        let groups = self.ask_size(name);
+        if self.partial.is_none() {
+            self.partial = Some(self.gather_partial());
+        }
+        let nothing = GroupRanges::new();
+        let others = self.partial.as_ref().unwrap_or(&nothing);
+        let Some(peer) = self.peers.get(&name) else { return nothing };
+        let mut ranges = GroupRanges::new();
+        if !others.is_empty() && peer.has.groups() == self.whole.groups() {
+            ranges = choose(&self.free, &peer.has, others, groups);
+        }
+        if ranges.is_empty() {
+            ranges = choose(&self.free, &peer.has, &nothing, groups);
+        }
+        ranges
+    }
+
+    fn gather_partial(&self) -> GroupRanges {
+        let peers = self.peers.values().filter(|peer| peer.is_live());
+        peers
+            .filter(|peer| peer.has.groups() < self.whole.groups())
+            .fold(GroupRanges::new(), |all, peer| all.union(&peer.has))
+    }
+
+    /// How many groups the peer should be asked for: what it sends in the target time, but less
+    /// when little is free and others want to work too.
+    fn ask_size(&self, name: P) -> u64 {
+        let Some(peer) = self.peers.get(&name) else { return 0 };
+        let limits = &self.limits;
+        let in_time = peer.speed.measured().map_or(u64::MAX, |bytes_per_s| {
+            let bytes = bytes_per_s.saturating_mul(limits.target_ms) / 1_000;
+            bytes / GROUP_BYTES
+        });
+        let workers = self.peers.values().filter(|peer| peer.standing == Standing::Proven).count();
+        let shares = u64::try_from(workers.saturating_mul(peer.slots)).unwrap_or(u64::MAX);
+        let fair = self.free.groups().checked_div(shares).unwrap_or(0);
+        peer.ask_groups.min(in_time).min(fair).min(limits.ask_groups_max).max(limits.ask_groups_min)
+    }
+
+    /// The speed assumed of a peer before it is measured: its first request in the target time.
+    fn assumed_speed(&self) -> u64 {
+        let bytes = self.limits.ask_groups_min.saturating_mul(GROUP_BYTES);
+        bytes.saturating_mul(1_000).checked_div(self.limits.target_ms).unwrap_or(bytes)
+    }
+
+    /// Groups that a peer still owes, its speed, and how long it needs for them in milliseconds.
+    fn backlog(&self, name: P) -> Option<(u64, u64, u64)> {
+        let peer = self.peers.get(&name)?;
+        let owed = peer
+            .open
+            .iter()
+            .filter_map(|id| self.requests.get(id))
+            .fold(0_u64, |sum, open| sum.saturating_add(open.wanted.groups()));
+        let speed = peer.speed.current(self.now_ms, self.assumed_speed());
+        Some((owed, speed, duration_ms(owed, speed)))
+    }
+
+    /// Requests of others that take long and are in nobody else's hands, the longest first.
+    fn slow(&self, name: P) -> Vec<(u64, RequestId)> {
+        let mut slow: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|(_, open)| open.peer != name && open.twin.is_none())
+            .filter_map(|(id, open)| {
+                let (_, _, ms) = self.backlog(open.peer)?;
+                (ms >= self.limits.steal_ms_min).then(|| (ms, open.wanted.groups(), *id))
+            })
+            .collect();
+        slow.sort_unstable_by(|a, b| b.cmp(a));
+        slow.into_iter().map(|(ms, _, id)| (ms, id)).collect()
+    }
+
+    /// The tail of the request that would end last: so much that both should end together. The
+    /// part that is on its way stays with the other peer.
+    fn stolen(&mut self, name: P) -> Option<Taken> {
+        let (from, candidates, share) = self.slow(name).into_iter().find_map(|(_, id)| {
+            let thief = self.peers.get(&name)?;
+            let request = self.requests.get(&id)?;
+            let (owed, speed, _) = self.backlog(request.peer)?;
+            let own = thief.speed.usual(self.assumed_speed());
+            let share = owed.saturating_mul(own).checked_div(own.saturating_add(speed))?;
+            let behind = window_of(request.wanted.first()?.start()).end();
+            let unproven = thief.standing == Standing::Unproven;
+            let from = if unproven { behind } else { tail(&request.wanted, share).max(behind) };
+            let tail = GroupRange::new(from, self.whole.end())?;
+            let tail: GroupRanges = request.wanted.within(tail).collect();
+            let candidates = tail.intersection(&thief.has);
+            let share = if unproven { 1 } else { share.min(self.limits.ask_groups_max) };
+            (!candidates.is_empty() && share > 0).then_some((id, candidates, share))
+        })?;
+        let unproven = self.peers.get(&name)?.standing == Standing::Unproven;
+        let ranges = if unproven {
+            self.one_of(&candidates)
+        } else {
+            choose(&candidates, &candidates, &GroupRanges::new(), share)
+        };
+        (!ranges.is_empty()).then_some(Taken { from, ranges })
+    }
+
+    /// The rest of a single part that another peer owes and that this one should have sooner.
+    fn doubled(&mut self, name: P) -> Option<Taken> {
+        let peer = self.peers.get(&name)?;
+        if peer.doubled {
+            return None;
+        }
+        let speed = peer.speed.usual(self.assumed_speed());
+        let (from, candidates) = self.slow(name).into_iter().find_map(|(ms, id)| {
+            let wanted = &self.requests.get(&id)?.wanted;
+            let one_part = wanted.end() <= window_of(wanted.first()?.start()).end();
+            let sooner = duration_ms(wanted.groups(), speed) < ms;
+            let candidates = wanted.intersection(&peer.has);
+            (one_part && sooner && !candidates.is_empty()).then_some((id, candidates))
+        })?;
+        let unproven = peer.standing == Standing::Unproven;
+        let ranges = if unproven { self.one_of(&candidates) } else { candidates };
+        Some(Taken { from, ranges })
+    }
+}
+
+/// The first groups that are in both sets and not in `avoid`: about `groups` of them, in at most
+/// as many runs as a request may have, cut at multiples of [`ALIGN_GROUPS`].
+fn choose(a: &GroupRanges, b: &GroupRanges, avoid: &GroupRanges, groups: u64) -> GroupRanges {
+    let (few, many) = if a.runs().len() <= b.runs().len() { (a, b) } else { (b, a) };
+    let candidates = few.iter().flat_map(|run| many.within(run)).flat_map(|run| avoid.gaps(run));
+    let mut chosen = GroupRanges::new();
+    for run in candidates {
+        let left = groups.saturating_sub(chosen.groups());
+        if left == 0 || chosen.runs().len() >= BLOB_RUNS_PER_ITEM_MAX {
+            break;
+        }
+        chosen.insert(cut(run, left));
+    }
+    chosen
+}
+
+/// The beginning of a run: at most `groups` of it, or up to the next multiple of
+/// [`ALIGN_GROUPS`].
+fn cut(run: GroupRange, groups: u64) -> GroupRange {
+    if run.groups() <= groups {
+        return run;
+    }
+    let down = |group: u64| (group / ALIGN_GROUPS).saturating_mul(ALIGN_GROUPS);
+    let end = down(run.start().saturating_add(groups));
+    let next = down(run.start()).saturating_add(ALIGN_GROUPS);
+    let end = if end > run.start() { end } else { next };
+    run.split(end).0.unwrap_or(run)
+}
+
+/// Where the last `share` groups of the set begin, moved on to the next part.
+fn tail(wanted: &GroupRanges, share: u64) -> u64 {
+    let from = wanted.nth(wanted.groups().saturating_sub(share)).unwrap_or(u64::MAX);
+    let window = window_of(from);
+    if window.start() == from { from } else { window.end() }
+}
