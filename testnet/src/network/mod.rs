@@ -166,6 +166,15 @@ impl Validators {
         self.add(&draw_secrets()?, config)
     }
 
+    /// Stops the node that was added last and removes its home.
+    pub(crate) async fn remove_last(&mut self) -> Result<()> {
+        let mut node = self.nodes.pop().context("a network has nodes")?;
+        self.ports.pop();
+        node.stop().await?;
+        let root = node.home.root();
+        std::fs::remove_dir_all(root).with_context(|| format!("{} is removed", root.display()))
+    }
+
     /// All nodes must come to the same state with nothing pending and all credits there. Returns
     /// the height that was compared.
     pub(crate) async fn check_agreement(&self) -> Result<Height> {
