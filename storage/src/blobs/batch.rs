@@ -7,6 +7,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use protocol::blobs::bytes_of;
@@ -198,6 +199,7 @@ impl BlobStore {
         }
         let given: Vec<(ContentHash, &[u8])> =
             blobs.iter().map(|(hash, bytes)| (*hash, &bytes[..])).collect();
+        let _listed = self.rewriting().read().unwrap_or_else(PoisonError::into_inner);
         let places = self.small().put(&given)?;
         let mut index = self.index();
         for ((hash, bytes), place) in given.into_iter().zip(places) {

@@ -80,6 +80,25 @@ pub enum BlobError {
         /// Announced size.
         size: u64,
     },
+    /// The file of names and pins is damaged.
+    #[error(
+        "the names and pins in {} are damaged: nothing is collected or changed until a check of \
+         the store with repair has mended them",
+        path.display()
+    )]
+    PinsDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Too many names and pins.
+    #[error("there may be at most {max} names and pins: pin collections instead of their parts")]
+    TooManyPins {
+        /// How many.
+        max: usize,
+    },
+    /// The caller did not want to go on.
+    #[error("it was cancelled; what it had written is removed")]
+    Cancelled,
     /// Over the limit of the store.
     #[error(
         "the blobs take {used} bytes and {wanted} more would exceed the quota of {max}: raise it, \

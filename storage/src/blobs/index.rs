@@ -42,13 +42,41 @@ impl Entry {
 pub(super) struct Index {
     blobs: BTreeMap<ContentHash, Entry>,
     bytes: u64,
-    /// What was stored, or asked to be stored, since a collection of garbage began: it is kept.
+    /// What was stored, asked to be stored, held or pinned since a collection of garbage began
+    /// and was not yet marked by it.
     fresh: Option<BTreeSet<ContentHash>>,
 }
 
 impl Index {
     pub(super) fn get(&self, hash: &ContentHash) -> Option<Entry> {
         self.blobs.get(hash).copied()
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// From now on what is wanted is noted.
+    pub(super) fn begin_fresh(&mut self) {
+        self.fresh = Some(BTreeSet::new());
+    }
+
+    /// What was wanted since the last time.
+    pub(super) fn take_fresh(&mut self) -> BTreeSet<ContentHash> {
+        self.fresh.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Nothing is noted any more.
+    pub(super) fn end_fresh(&mut self) {
+        self.fresh = None;
+    }
+
+    /// The blob lies somewhere else now.
+    pub(super) fn relocate(&mut self, hash: &ContentHash, place: Place) {
+        if let Some(entry) = self.blobs.get_mut(hash) {
+            entry.place = place;
+        }
     }
 
     /// Whether it is stored; somebody wants it to be.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use protocol::blobs::wire::Availability;
@@ -20,6 +20,7 @@ use super::holds::{Hold, Holds};
 use super::in_place::References;
 use super::index::{Entry, Index, Place};
 use super::partial::{self, PartialBlob, PartialStatus, Partials, Paths};
+use super::pins::PinFile;
 use super::received::{self, TempFile, WholeBlob};
 use super::small::{SMALL_BYTES_MAX, SmallBlobs};
 use super::tree::outboard_bytes;
@@ -49,7 +50,14 @@ pub(super) struct Inner {
     small: Mutex<SmallBlobs>,
     references: Mutex<References>,
     pub(super) holds: Holds,
+    pins: Mutex<PinFile>,
+    /// Held by whoever collects garbage.
+    collecting: Mutex<()>,
+    /// Read-locked while small blobs are stored, write-locked while a segment is rewritten.
+    rewriting: RwLock<()>,
     bytes_max: AtomicU64,
+    /// Bytes of imports that run.
+    pub(super) importing: AtomicU64,
 }
 
 impl BlobStore {
@@ -77,6 +85,7 @@ impl BlobStore {
                 index.insert(hash, Entry { size, place: Place::InPlace });
             }
         }
+        let pins = PinFile::open(dir.join("pins"))?;
         let inner = Inner {
             dir,
             next_temporary: AtomicU64::new(0),
@@ -86,14 +95,28 @@ impl BlobStore {
             small: Mutex::new(small),
             references: Mutex::new(references),
             holds: Holds::default(),
+            pins: Mutex::new(pins),
+            collecting: Mutex::new(()),
+            rewriting: RwLock::new(()),
             bytes_max: AtomicU64::new(0),
+            importing: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Keeps a blob from being collected while the result lives; it need not be stored yet.
     pub fn hold(&self, hash: ContentHash) -> Hold {
-        self.inner.holds.hold(hash)
+        let hold = self.inner.holds.hold(hash);
+        self.keep([hash]);
+        hold
+    }
+
+    /// Notes blobs for a collection of garbage that runs.
+    pub(super) fn keep(&self, hashes: impl IntoIterator<Item = ContentHash>) {
+        let mut index = self.index();
+        for hash in hashes {
+            index.wanted(&hash);
+        }
     }
 
     /// Sets what it may take from now on. What is stored stays, even if it is more.
@@ -122,7 +145,8 @@ impl BlobStore {
         if max == 0 {
             return Ok(());
         }
-        let used = self.index().bytes().saturating_add(partial);
+        let importing = self.inner.importing.load(Ordering::Relaxed);
+        let used = self.index().bytes().saturating_add(partial).saturating_add(importing);
         match used.checked_add(wanted) {
             Some(sum) if sum <= max => Ok(()),
             _ => Err(BlobError::QuotaExceeded { used, wanted, max }),
@@ -248,7 +272,15 @@ impl BlobStore {
 
     /// Removes a blob; whether it was there. Readers that have it open keep it.
     pub fn delete(&self, hash: &ContentHash) -> Result<bool, BlobError> {
-        let mut index = self.index();
+        self.delete_listed(&mut self.index(), hash)
+    }
+
+    /// As [`Self::delete`], where the caller has locked the index.
+    pub(super) fn delete_listed(
+        &self,
+        index: &mut Index,
+        hash: &ContentHash,
+    ) -> Result<bool, BlobError> {
         let Some(entry) = index.remove(hash) else { return Ok(false) };
         match entry.place {
             Place::File => {}
@@ -331,6 +363,19 @@ impl BlobStore {
         self.inner.small.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Names and pins. Never locked while the index is.
+    pub(super) fn pin_file(&self) -> MutexGuard<'_, PinFile> {
+        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn one_collector(&self) -> MutexGuard<'_, ()> {
+        self.inner.collecting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rewriting(&self) -> &RwLock<()> {
+        &self.inner.rewriting
+    }
+
     /// The references. Never locked before the index is.
     pub(super) fn references(&self) -> MutexGuard<'_, References> {
         self.inner.references.lock().unwrap_or_else(PoisonError::into_inner)
@@ -406,14 +451,14 @@ pub(super) fn open_untrusted(path: &Path) -> Result<fs::File, BlobError> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     fs::read_dir(dir)
         .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect())
         .map_err(at("list", dir))
 }
 
 /// The hash in a file name `<hash>.<extension>`.
-fn named(path: &Path, extension: &str) -> Option<ContentHash> {
+pub(super) fn named(path: &Path, extension: &str) -> Option<ContentHash> {
     let name = path.file_name()?.to_str()?;
     name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
 }
