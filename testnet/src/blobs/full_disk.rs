@@ -89,13 +89,11 @@ async fn fill(site: &mut Site, size_bytes: u64) -> Result<Report> {
     files::random_file(&file, size_bytes, 1)?;
     let hash = site.api(0)?.add(&file).await?.hash;
     let room_bytes = size_bytes / 2 + BESIDE_BYTES;
-    let client = site
-        .add(None, |node| {
-            let blobs = blobs_of(node);
-            std::fs::create_dir_all(&blobs)?;
-            mount(&blobs, &format!("size={room_bytes},mode=700"))
-        })
-        .await?;
+    let client = site.add_stopped(|_| ())?;
+    let blobs = blobs_of(site.node(client)?);
+    std::fs::create_dir_all(&blobs)?;
+    mount(&blobs, &format!("size={room_bytes},mode=700"))?;
+    site.restart(client).await?;
     let target = site.folder().join("fetched.bin");
     let providers = vec![site.id(0)?];
     let wanted = Wanted { hash, providers, bytes_max: size_bytes, target: Some(&target) };
@@ -106,7 +104,6 @@ async fn fill(site: &mut Site, size_bytes: u64) -> Result<Report> {
         Ending::Done(result) => bail!("it was fetched onto a disk without room: {result}"),
     };
     eprintln!("  without space: {said}");
-    let blobs = blobs_of(site.node(client)?);
     let lower = said.to_lowercase();
     let tip = site.node(0)?.client.status().await?.height.plus(1);
     let alive = site.node(client)?;
@@ -115,7 +112,8 @@ async fn fill(site: &mut Site, size_bytes: u64) -> Result<Report> {
         alive.wait_status("another block", patience, |s| s.height >= tip).await.is_ok();
     mount(&blobs, &format!("remount,size={}", size_bytes * 2 + BESIDE_BYTES))?;
     if !node_went_on {
-        site.change(client, |_| Ok(())).await?;
+        site.network.nodes.get_mut(client).context("the client was added")?.stop().await?;
+        site.restart(client).await?;
     }
     let fetched = site.api(client)?.get(&wanted).await.context("with space again")?;
     ensure!(fetched.hash == hash, "another hash was fetched: {}", fetched.hash);

@@ -83,7 +83,7 @@ async fn collect(site: &mut Site, size_bytes: u64) -> Result<Report> {
     files::random_file(&file, size_bytes, 1)?;
     files::random_file(&litter, GARBAGE_BYTES, 2)?;
     let hash = site.api(0)?.add(&file).await?.hash;
-    let client = site.add(None, |_| Ok(())).await?;
+    let client = site.add(None, |_| ()).await?;
     let api = site.api(client)?;
     let garbage = api.add(&litter).await?.hash;
     api.post("/v1/data/unpin", &json!({"pin": garbage})).await.context("unpinned")?;

@@ -144,7 +144,7 @@ async fn storm(site: &mut Site, options: &KillOptions) -> Result<Report> {
         let providers = vec![site.id(0)?];
         let wanted = Wanted { hash, providers, bytes_max: size_bytes, target: Some(&target) };
         settle_disk();
-        let client = site.add(None, |_| Ok(())).await?;
+        let client = site.add(None, |_| ()).await?;
         let point = draw.below(size_bytes / 100 * KILL_BEFORE_PERCENT);
         let (kill, accounted) = killed_fetch(site, client, &wanted, point)
             .await

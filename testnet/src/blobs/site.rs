@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use protocol::config::Config;
 use protocol::ids::NodeId;
 use protocol::ledger::parameters::LedgerParameters;
@@ -25,13 +25,23 @@ pub(crate) struct Site {
     folder: PathBuf,
 }
 
-fn configure(_: usize, config: &mut Config) {
+/// What every node of such a network has in its configuration.
+pub(crate) fn quiet(_: usize, config: &mut Config) {
     config.chain.block_wait_ms = BLOCK_WAIT_MS;
 }
 
 impl Site {
     /// Starts the validator, in a folder that is emptied first.
     pub(crate) async fn start(workspace: &Workspace, name: &'static str) -> Result<Self> {
+        Self::start_with(workspace, name, quiet).await
+    }
+
+    /// The same; `configure` says what the validator has in its configuration.
+    pub(crate) async fn start_with(
+        workspace: &Workspace,
+        name: &'static str,
+        configure: fn(usize, &mut Config),
+    ) -> Result<Self> {
         let plan = Plan {
             folder: workspace.target().join("blobs").join(name),
             name: "ayni-blobs",
@@ -72,18 +82,25 @@ impl Site {
         node.pid().with_context(|| format!("{} does not run", node.name()))
     }
 
-    /// Adds a node, lets `prepare` change its home, and starts it; its number.
+    /// Adds a node and starts it, on one core only if one is named; its number.
     pub(crate) async fn add(
         &mut self,
         core: Option<usize>,
-        prepare: impl FnOnce(&NodeProcess) -> Result<()>,
+        configure: impl FnOnce(&mut Config),
     ) -> Result<usize> {
-        let node = self.network.add_follower()?;
-        node.core = core;
-        prepare(node)?;
-        let index = node.index;
+        let index = self.add_stopped(configure)?;
+        self.network.nodes.get_mut(index).context("it was just added")?.core = core;
         self.restart(index).await?;
         Ok(index)
+    }
+
+    /// Adds a node that is not started; its number.
+    pub(crate) fn add_stopped(&mut self, configure: impl FnOnce(&mut Config)) -> Result<usize> {
+        let node = self.network.add_follower_with(|config| {
+            quiet(0, config);
+            configure(config);
+        })?;
+        Ok(node.index)
     }
 
     /// Starts a node that is down and waits until it is connected to all others and up to date.
@@ -99,15 +116,11 @@ impl Site {
         Ok(())
     }
 
-    /// Restarts a node after its home was changed by `prepare`.
-    pub(crate) async fn change(
-        &mut self,
-        index: usize,
-        prepare: impl FnOnce(&mut NodeProcess) -> Result<()>,
-    ) -> Result<()> {
+    /// Starts a node again, on one core.
+    pub(crate) async fn pin(&mut self, index: usize, core: usize) -> Result<()> {
         let node = self.network.nodes.get_mut(index).context("no such node")?;
         node.stop().await?;
-        prepare(node)?;
+        node.core = Some(core);
         self.restart(index).await
     }
 
@@ -120,21 +133,6 @@ impl Site {
 /// Writes what the system still holds back, so that it does not compete with what is measured.
 pub(crate) fn settle_disk() {
     rustix::fs::sync();
-}
-
-/// Limits what a node gives to others, in its configuration file.
-pub(crate) fn limit_upload(node: &NodeProcess, bytes_per_s: u64) -> Result<()> {
-    let path = node.home.config();
-    let text = std::fs::read_to_string(&path)?;
-    let (unlimited, limited) =
-        ("upload_bytes_per_s = 0\n", format!("upload_bytes_per_s = {bytes_per_s}\n"));
-    let text = if text.contains("[blobs]") {
-        ensure!(text.contains(unlimited), "{} limits uploads already", path.display());
-        text.replace(unlimited, &limited)
-    } else {
-        format!("{text}\n[blobs]\n{limited}")
-    };
-    std::fs::write(&path, text).with_context(|| format!("{} is written", path.display()))
 }
 
 /// Folder in which a node keeps its blobs.

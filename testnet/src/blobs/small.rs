@@ -80,7 +80,7 @@ pub(super) async fn run(workspace: &Workspace, options: &SmallOptions) -> Result
 async fn measure(site: &mut Site, options: &SmallOptions) -> Result<Report> {
     let folder = site.folder().join("small");
     let bytes = files::random_folder(&folder, options.files, options.file_bytes, 1)?;
-    let client = site.add(None, |_| Ok(())).await?;
+    let client = site.add(None, |_| ()).await?;
     settle_disk();
     let start = Instant::now();
     let added = site.api(0)?.add(&folder).await?;

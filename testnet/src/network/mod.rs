@@ -160,9 +160,18 @@ impl Validators {
 
     /// Makes the home of one more node, which is no validator; it is not started.
     pub(crate) fn add_follower(&mut self) -> Result<&mut NodeProcess> {
+        self.add_follower_with(|_| ())
+    }
+
+    /// The same, with more in its configuration.
+    pub(crate) fn add_follower_with(
+        &mut self,
+        configure: impl FnOnce(&mut Config),
+    ) -> Result<&mut NodeProcess> {
         self.ports.extend(free_ports(1)?);
         let mut config = config(&self.ports, self.nodes.len());
         config.capabilities.validates = false;
+        configure(&mut config);
         self.add(&draw_secrets()?, config)
     }
 

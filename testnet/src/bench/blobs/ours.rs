@@ -25,11 +25,7 @@ impl Ours {
     /// Starts the provider on its core.
     pub(super) async fn start(workspace: &Workspace, cores: Cores) -> Result<Self> {
         let mut site = Site::start(workspace, "bench").await?;
-        let pin = |node: &mut crate::network::process::NodeProcess| {
-            node.core = Some(cores.provider);
-            Ok(())
-        };
-        site.change(0, pin).await?;
+        site.pin(0, cores.provider).await?;
         Ok(Self { site, cores, hash: None })
     }
 
@@ -50,7 +46,7 @@ impl Ours {
     /// A new node fetches it into its store.
     pub(super) async fn fetch(&mut self, bytes: u64) -> Result<Sample> {
         let hash = self.hash.context("nothing is provided yet")?;
-        let client = self.site.add(Some(self.cores.client), |_| Ok(())).await?;
+        let client = self.site.add(Some(self.cores.client), |_| ()).await?;
         settle_disk();
         let (provider_pid, client_pid) = (self.site.pid(0)?, self.site.pid(client)?);
         let providers = vec![self.site.id(0)?];

@@ -2,13 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
+use protocol::config::Config;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Options;
 use super::report::Spread;
 use crate::blobs::api::Wanted;
-use crate::blobs::site::{Site, limit_upload, settle_disk};
+use crate::blobs::site::{Site, quiet, settle_disk};
 use crate::blobs::{MIB, files};
 use crate::workspace::Workspace;
 
@@ -72,10 +73,10 @@ impl Scaling {
     }
 }
 
-/// Measures all numbers of providers, in turn.
+/// Measures all numbers of providers, one after another.
 pub(super) async fn measure(workspace: &Workspace, options: &Options) -> Result<Scaling> {
     eprintln!("bench blobs: providers limited to {LIMIT_MIB_PER_S} MiB/s");
-    let mut site = Site::start(workspace, "scaling").await?;
+    let mut site = Site::start_with(workspace, "scaling", limited).await?;
     let measured = on_site(&mut site, options).await;
     let stopped = site.stop().await;
     let scaling = measured?;
@@ -83,59 +84,60 @@ pub(super) async fn measure(workspace: &Workspace, options: &Options) -> Result<
     Ok(scaling)
 }
 
+fn limited(index: usize, config: &mut Config) {
+    quiet(index, config);
+    config.blobs.upload_bytes_per_s = LIMIT_MIB_PER_S * MIB;
+}
+
 async fn on_site(site: &mut Site, options: &Options) -> Result<Scaling> {
     // Half the size: one provider alone takes ten seconds for it.
     let size_mib = (options.size_mib / 2).max(64);
     let bytes = size_mib * MIB;
-    let limit = LIMIT_MIB_PER_S * MIB;
     let file = site.folder().join("blob.bin");
     files::random_file(&file, bytes, 2)?;
-    site.change(0, |node| limit_upload(node, limit)).await?;
     let most = PROVIDERS.into_iter().max().unwrap_or(1);
     for _ in 1..most {
-        site.add(None, |node| limit_upload(node, limit)).await?;
+        site.add(None, |config| limited(0, config)).await?;
     }
-    let mut hash = None;
-    for provider in 0..most {
-        hash = Some(site.api(provider)?.add(&file).await?.hash);
-    }
-    let hash = hash.context("a provider was asked")?;
     let runs = options.runs.min(RUNS_MAX);
-    let mut speeds = PROVIDERS.map(|_| Vec::new());
-    let mut shares = PROVIDERS.map(|_| 0.0);
-    for run in 1..=runs {
-        for ((providers, speeds), share) in PROVIDERS.iter().zip(&mut speeds).zip(&mut shares) {
-            let ids = (0..*providers).map(|at| site.id(at)).collect::<Result<_>>()?;
-            let wanted = Wanted { hash, providers: ids, bytes_max: bytes, target: None };
-            let client = site.add(None, |_| Ok(())).await?;
-            settle_disk();
-            let start = Instant::now();
-            let fetched = site.api(client)?.get(&wanted).await?;
-            let speed = size_mib as f64 / start.elapsed().as_secs_f64();
-            let given = fetched.sources.iter().map(|source| source.bytes);
-            let least =
-                if fetched.sources.len() < *providers { 0 } else { given.min().unwrap_or(0) };
-            *share = least as f64 / bytes as f64;
-            eprintln!("  run {run} of {runs}, {providers} providers: {speed:.1} MiB/s");
-            speeds.push(speed);
-            site.network.remove_last().await?;
-        }
-    }
-    rows(size_mib, runs, speeds, shares)
-}
-
-fn rows(
-    size_mib: u64,
-    runs: usize,
-    speeds: [Vec<f64>; PROVIDERS.len()],
-    shares: [f64; PROVIDERS.len()],
-) -> Result<Scaling> {
     let mut rows: Vec<Row> = Vec::new();
-    for ((providers, speeds), least_share) in PROVIDERS.into_iter().zip(speeds).zip(shares) {
+    let mut holders = 0;
+    for providers in PROVIDERS {
+        // Only those who are asked hold it: whoever else did might be found, and asked too.
+        let mut hash = None;
+        for holder in holders..providers {
+            hash = Some(site.api(holder)?.add(&file).await?.hash);
+        }
+        holders = providers;
+        let hash = hash.context("each number of providers is larger than the one before")?;
+        let ids = (0..providers).map(|at| site.id(at)).collect::<Result<_>>()?;
+        let wanted = Wanted { hash, providers: ids, bytes_max: bytes, target: None };
+        let mut speeds = Vec::new();
+        let mut least_share = 0.0;
+        for run in 1..=runs {
+            let (speed, share) = fetch(site, &wanted, providers).await?;
+            eprintln!("  {providers} providers, run {run} of {runs}: {speed:.1} MiB/s");
+            speeds.push(speed);
+            least_share = share;
+        }
         let mib_per_s = Spread::of(speeds)?;
         let one = rows.first().map_or(mib_per_s.median, |first| first.mib_per_s.median);
         let over_one = mib_per_s.median / one;
         rows.push(Row { providers, mib_per_s, over_one, least_share });
     }
     Ok(Scaling { limit_mib_per_s: LIMIT_MIB_PER_S, size_mib, runs, rows })
+}
+
+/// A new node fetches it: MiB/s, and the smallest share of it that one provider gave.
+async fn fetch(site: &mut Site, wanted: &Wanted<'_>, providers: usize) -> Result<(f64, f64)> {
+    let client = site.add(None, |_| ()).await?;
+    settle_disk();
+    let start = Instant::now();
+    let fetched = site.api(client)?.get(wanted).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let given = fetched.sources.iter().map(|source| source.bytes).min();
+    let least = if fetched.sources.len() < providers { 0 } else { given.unwrap_or(0) };
+    site.network.remove_last().await?;
+    let mib = wanted.bytes_max as f64 / MIB as f64;
+    Ok((mib / seconds, least as f64 / wanted.bytes_max as f64))
 }
