@@ -82,9 +82,9 @@ mod transactions;
 pub use blobs::{
     AddMode, AddRequest, BLOBS_PAGE_MAX, BlobDetail, BlobFilter, BlobList, BlobQuery, BlobSummary,
     BlobsQuery, CollectionDetail, Damage, FILES_SHOWN, FetchPriority, FileSummary, GcRequest,
-    GetRequest, LEASE_MAX_S, LISTED_MAX, PIN_NAME_BYTES_MAX, PROVIDERS_NAMED_MAX, PinRequest,
-    PinSummary, Provider, Providers, RemoveRequest, Removed, SourceBytes, SourceProgress,
-    UnpinRequest, Unpinned, UploadQuery, VerifyRequest,
+    GetRequest, LEASE_MAX_S, LISTED_MAX, PIN_NAME_BYTES_MAX, PROVIDERS_NAMED_MAX, PinName,
+    PinNameError, PinRequest, PinSummary, Provider, Providers, RemoveRequest, Removed, SourceBytes,
+    SourceProgress, UnpinRequest, Unpinned, UploadQuery, VerifyRequest,
 };
 pub use chain::{
     Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,

@@ -4,7 +4,11 @@
 //! node sends bytes (`POST /v1/data/upload`). Deliberately absent: contents. What a blob holds is
 //! written to a path or read by the node, never put into JSON.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::ids::{ContentHash, NodeId};
 
@@ -20,6 +24,54 @@ pub const PIN_NAME_BYTES_MAX: usize = 128;
 pub const LEASE_MAX_S: u64 = 100 * 366 * 86_400;
 /// Files or problems that a result lists by name; the rest is counted.
 pub const LISTED_MAX: usize = 100;
+
+/// Not the name of a pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a pin's name has 1 to {PIN_NAME_BYTES_MAX} characters of a-z A-Z 0-9 . - _ : /")]
+pub struct PinNameError;
+
+/// The name of a pin: needs no escaping in a URL or a shell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PinName(String);
+
+impl PinName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PinName {
+    type Error = PinNameError;
+
+    fn try_from(text: String) -> Result<Self, PinNameError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:/".contains(&byte);
+        let fits = (1..=PIN_NAME_BYTES_MAX).contains(&text.len());
+        if fits && text.bytes().all(allowed) { Ok(Self(text)) } else { Err(PinNameError) }
+    }
+}
+
+impl FromStr for PinName {
+    type Err = PinNameError;
+
+    fn from_str(text: &str) -> Result<Self, PinNameError> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<ContentHash> for PinName {
+    /// What keeps a blob when nobody names it.
+    fn from(hash: ContentHash) -> Self {
+        Self(hash.to_string())
+    }
+}
+
+impl fmt::Display for PinName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// How a file comes into the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +114,7 @@ pub struct AddRequest {
     pub mode: AddMode,
     /// Name of the pin that keeps it; without one, a pin with its hash as name.
     #[serde(default)]
-    pub name: Option<String>,
+    pub name: Option<PinName>,
     /// Whether a file is cut by its contents and becomes a collection of one, so that another
     /// version of it shares what is equal. A folder always becomes a collection.
     #[serde(default)]
@@ -78,10 +130,13 @@ pub struct AddRequest {
 pub struct UploadQuery {
     /// As [`AddRequest::name`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub name: Option<PinName>,
     /// As [`AddRequest::announce`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<bool>,
+    /// How many bytes will come, if that is known: refused at once when there is no room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// Body of `POST /v1/data/get`.
@@ -106,7 +161,7 @@ pub struct GetRequest {
     pub force: bool,
     /// Name of a pin that keeps it in the store.
     #[serde(default)]
-    pub pin: Option<String>,
+    pub pin: Option<PinName>,
     /// How urgent.
     #[serde(default)]
     pub priority: FetchPriority,
@@ -199,7 +254,7 @@ pub struct BlobSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinSummary {
     /// The name.
-    pub name: String,
+    pub name: PinName,
     /// What it keeps.
     pub hash: ContentHash,
     /// Until when, in seconds since the Unix epoch; `None`: for ever.
@@ -232,7 +287,7 @@ pub struct BlobDetail {
     pub groups_here: u64,
     /// Pins that name it.
     pub pins: Vec<PinSummary>,
-    /// Why it is kept although no pin names it, if so.
+    /// Whether the node itself needs it: it is kept without a pin, and cannot be removed.
     pub needed: bool,
     /// What is in it.
     pub collection: Option<CollectionDetail>,
@@ -274,7 +329,7 @@ pub struct PinRequest {
     pub hash: ContentHash,
     /// The name; without one, the hash.
     #[serde(default)]
-    pub name: Option<String>,
+    pub name: Option<PinName>,
     /// For how many seconds; `None`: for ever.
     #[serde(default)]
     pub lease_s: Option<u64>,
@@ -288,7 +343,7 @@ pub struct PinRequest {
 #[serde(deny_unknown_fields)]
 pub struct UnpinRequest {
     /// The name of a pin, or a hash: then every pin of it.
-    pub pin: String,
+    pub pin: PinName,
 }
 
 /// `POST /v1/data/unpin`.
@@ -401,11 +456,22 @@ mod tests {
     }
 
     #[test]
+    fn names_of_pins() {
+        for good in ["a", "corpus:2026/v1.0_x-Y", &"x".repeat(PIN_NAME_BYTES_MAX)] {
+            assert!(good.parse::<PinName>().is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "ü", "a?b", "a&b", "a\n", &"x".repeat(PIN_NAME_BYTES_MAX + 1)] {
+            assert_eq!(bad.parse::<PinName>(), Err(PinNameError), "{bad}");
+        }
+        assert!(serde_json::from_str::<PinName>(r#""a b""#).is_err());
+    }
+
+    #[test]
     fn the_json_is_as_documented() {
         let request = AddRequest {
             path: "/a".to_owned(),
             mode: AddMode::InPlace,
-            name: Some("n".to_owned()),
+            name: Some("n".parse().expect("a name")),
             chunked: true,
             announce: false,
         };

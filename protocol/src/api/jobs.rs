@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::blobs::{AddMode, Damage, SourceBytes, SourceProgress};
+use crate::api::blobs::{AddMode, Damage, PinName, SourceBytes, SourceProgress};
 use crate::api::{ApiError, TransactionReceipt};
 use crate::ids::{ContentHash, HeadId, ModelId};
 
@@ -161,7 +161,7 @@ pub enum JobResult {
         /// How it came in: a reflink that the file system refused is a copy.
         mode: AddMode,
         /// The pin that keeps it.
-        pin: String,
+        pin: PinName,
         /// Whether others were told.
         announced: bool,
         /// Links, devices and the like, which were left out: the first of them.
@@ -190,7 +190,7 @@ pub enum JobResult {
         /// Where it was written, if it was.
         target: Option<String>,
         /// The pin that keeps it, if one does.
-        pin: Option<String>,
+        pin: Option<PinName>,
         /// How long it took.
         elapsed_ms: u64,
     },
