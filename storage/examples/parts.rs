@@ -81,7 +81,7 @@ fn frames(blob: &ServedBlob) -> Result<Vec<(GroupRange, Vec<u8>)>> {
 fn main() -> Result<()> {
     let size: u64 = std::env::args().nth(1).context("give a size in MiB")?.parse::<u64>()? << 20;
     ensure!(size > 0, "give a size above 0");
-    let gib = size as f64 / (1 << 30) as f64;
+    let gib = size as f64 / f64::from(1 << 30);
     let dir = tempfile::tempdir()?;
     let source = dir.path().join("random");
     random_file(&source, size)?;
@@ -137,5 +137,27 @@ fn main() -> Result<()> {
         }
         Ok(())
     })?;
+    let to = BlobStore::open(&dir.path().join("to"))?;
+    measure("decode_part, write_part", gib, || receive(&to, &blob, &mut frames, usize::MAX))?;
+    measure("the same, a checkpoint every 64 MiB", gib, || receive(&to, &blob, &mut frames, 128))?;
     Ok(())
+}
+
+/// Receives the whole blob, a checkpoint every so many parts, and discards it.
+fn receive(
+    to: &BlobStore,
+    blob: &ServedBlob,
+    frames: &mut [(GroupRange, Vec<u8>)],
+    every: usize,
+) -> Result<()> {
+    let mut partial = to.partial(blob.hash(), blob.size())?;
+    for (number, (range, frame)) in frames.iter_mut().enumerate() {
+        let part = decode_part(blob.hash(), blob.size(), *range, std::mem::take(frame))?;
+        partial.write_part(&part)?;
+        *frame = part.into_frame();
+        if number % every == every - 1 {
+            partial.checkpoint().run()?;
+        }
+    }
+    Ok(partial.discard()?)
 }

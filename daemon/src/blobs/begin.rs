@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use libp2p::PeerId;
-use protocol::blobs::wire::Availability;
 use protocol::blobs::last_group;
+use protocol::blobs::wire::Availability;
 use protocol::ids::ContentHash;
 use protocol::limits::WHOLE_GROUPS_MAX;
 use tokio::time::Instant;
@@ -170,12 +170,16 @@ async fn attempt(
     answering: Arc<AtomicBool>,
 ) -> (PeerId, Result<Started, Failure>) {
     let whole = u32::try_from(WHOLE_GROUPS_MAX).unwrap_or(u32::MAX);
-    let result = inner
-        .with_lane(peer, async |lane| {
-            lane.tell_when_answered(Arc::clone(&answering));
-            lane.start([hash], whole).await?;
-            lane.started(hash, whole).await
-        })
-        .await;
-    (peer, result)
+    let mut fresh = false;
+    loop {
+        let mut lane = match inner.lane(peer, fresh).await {
+            Ok(lane) => lane,
+            Err(failure) => return (peer, Err(failure)),
+        };
+        lane.tell_when_answered(Arc::clone(&answering));
+        match lane.look(hash, whole).await {
+            Err(failure) if lane.was_stale(&failure) => fresh = true,
+            result => return (peer, inner.keep(peer, lane, result)),
+        }
+    }
 }

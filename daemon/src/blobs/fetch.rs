@@ -52,7 +52,7 @@ async fn work(
     let _hold = inner.store.hold(&hash);
     let mut scout = Scout::start(inner, hash, hints.clone());
     let mut providers = Providers::default();
-    let partial = match inner.store.partial_size(&hash) {
+    let partial = match inner.store.availability(&hash).size() {
         Some(size) => {
             check(hash, size, max_bytes)?;
             blocking(inner, hash, move |store| store.partial(hash, size)).await?
@@ -74,7 +74,9 @@ async fn work(
         },
     };
     let proven = providers.proven;
-    Transfer { inner, hash, priority, scout, providers, progress, proven }.run(partial, &hints).await
+    Transfer { inner, hash, priority, scout, providers, progress, proven }
+        .run(partial, &hints)
+        .await
 }
 
 /// Begins a partial blob with the group that proves its size.
@@ -96,9 +98,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, FetchError> {
     let store = inner.store.clone();
     match inner.tracker.spawn_blocking(move || work(store)).await {
-        Ok(result) => {
-            result.map_err(|source| FetchError::Store { hash, source: Arc::new(source) })
-        }
+        Ok(result) => result.map_err(|source| FetchError::Store { hash, source: Arc::new(source) }),
         // Only at shutdown, or after a panic that was logged.
         Err(_) => Err(FetchError::Stopped),
     }

@@ -99,6 +99,9 @@ pub(super) enum Asked {
     Shortened,
 }
 
+/// A part that is being verified and written, and gives its buffer back.
+type Writing = (GroupRange, JoinHandle<Result<Vec<u8>, Broke>>);
+
 /// A stream and what is needed to use it.
 pub(super) struct Lane<S> {
     stream: S,
@@ -106,11 +109,17 @@ pub(super) struct Lane<S> {
     tracker: TaskTracker,
     spare: Vec<u8>,
     answered: Option<Arc<AtomicBool>>,
+    reused: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
-    pub(super) fn new(stream: S, patience: Patience, tracker: TaskTracker) -> Self {
-        Self { stream, patience, tracker, spare: Vec::new(), answered: None }
+    pub(super) fn new(stream: S, reused: bool, patience: Patience, tracker: TaskTracker) -> Self {
+        Self { stream, patience, tracker, spare: Vec::new(), answered: None, reused }
+    }
+
+    /// Whether a request failed only because the stream was a used one that the peer had closed.
+    pub(super) fn was_stale(&self, failure: &Failure) -> bool {
+        self.reused && matches!(failure, Failure::NoAnswer(_))
     }
 
     /// Sets the flag when an answer begins.
@@ -156,7 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
         let mut verified = Vec::new();
         for part in parts(&want, size) {
             let frame = self.part(size, part).await?;
-            let decoded = self.blocking(move || decode_part(hash, size, part, frame)).await?;
+            let decode = move || decode_part(hash, size, part, frame);
+            let decoded = blocking(&self.tracker, decode).await?;
             verified.push(decoded?);
         }
         let is_whole = protocol::blobs::groups_of(size) <= u64::from(whole_groups_max).max(1);
@@ -168,6 +178,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
             Some(last) => Ok(Started::Large { size, last }),
             None => Err(Failure::Malformed("no last group".to_owned())),
         }
+    }
+
+    /// Asks for one blob, from its last group on.
+    pub(super) async fn look(
+        &mut self,
+        hash: ContentHash,
+        whole_groups_max: u32,
+    ) -> Result<Started, Failure> {
+        self.start([hash], whole_groups_max).await?;
+        self.started(hash, whole_groups_max).await
     }
 
     /// Asks for ranges of a blob whose size is proven, and gives every verified part to the sink.
@@ -217,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
     /// Waits for the part that is being verified and written.
     async fn finish(
         &mut self,
-        writing: &mut Option<(GroupRange, JoinHandle<Result<Vec<u8>, Broke>>)>,
+        writing: &mut Option<Writing>,
         sink: &impl Sink,
     ) -> Result<(), Broke> {
         let Some((part, task)) = writing.take() else { return Ok(()) };
@@ -303,15 +323,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
             Err(error) => Err(Failure::Broken(error.to_string())),
         }
     }
+}
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Failure> {
-        // Only at shutdown, or after a panic that was logged.
-        let done = self.tracker.spawn_blocking(work).await;
-        done.map_err(|error| Failure::Broken(error.to_string()))
-    }
+async fn blocking<T: Send + 'static>(
+    tracker: &TaskTracker,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    // Only at shutdown, or after a panic that was logged.
+    tracker.spawn_blocking(work).await.map_err(|error| Failure::Broken(error.to_string()))
 }
 
 impl From<PartError> for Failure {

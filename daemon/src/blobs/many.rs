@@ -171,7 +171,7 @@ async fn lane(
             batch.iter().filter_map(|index| Some(list.wanted.get(*index)?.0)).collect()
         };
         let got = Mutex::new(Got::default());
-        let result = inner.with_lane(peer, async |lane| receive(lane, &hashes, &got).await).await;
+        let result = ask(inner, peer, &hashes, &got).await;
         let got = got.into_inner().unwrap_or_else(PoisonError::into_inner);
         let bytes: u64 = got.blobs.iter().map(VerifiedBlob::size).sum();
         let stored = match got.blobs.first().map(VerifiedBlob::hash) {
@@ -213,6 +213,23 @@ struct Got {
     lacking: Vec<usize>,
     /// How many items were answered.
     read: usize,
+}
+
+/// Asks a provider for a batch.
+async fn ask(
+    inner: &Inner,
+    peer: PeerId,
+    hashes: &[ContentHash],
+    got: &Mutex<Got>,
+) -> Result<(), Failure> {
+    let mut fresh = false;
+    loop {
+        let mut lane = inner.lane(peer, fresh).await?;
+        match receive(&mut lane, hashes, got).await {
+            Err(failure) if lane.was_stale(&failure) && lock(got).read == 0 => fresh = true,
+            result => return inner.keep(peer, lane, result),
+        }
+    }
 }
 
 async fn receive(

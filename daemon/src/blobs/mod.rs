@@ -361,39 +361,29 @@ impl Inner {
         Patience { answer_max: self.config.answer_max, stall_max: self.config.stall_max }
     }
 
-    /// Uses a stream to a peer, one that was used before if there is one. What `work` leaves in
-    /// order is kept for the next.
-    async fn with_lane<T>(
+    /// A stream to a peer: one that was used before, unless it must be fresh. A used one may have
+    /// been closed in the meantime, which says nothing: see [`Lane::was_stale`].
+    async fn lane(&self, peer: PeerId, fresh: bool) -> Result<Lane<Stream>, Failure> {
+        let (patience, tracker) = (self.patience(), self.tracker.clone());
+        if !fresh && let Some(stream) = self.streams.reuse(peer) {
+            return Ok(Lane::new(stream, true, patience, tracker));
+        }
+        let no_answer = |error: RequestError| Failure::NoAnswer(error.to_string());
+        let stream = self.streams.open(peer).await.map_err(no_answer)?;
+        Ok(Lane::new(stream, false, patience, tracker))
+    }
+
+    /// Keeps the stream for the next request if this one left it in order.
+    fn keep<T>(
         &self,
         peer: PeerId,
-        work: impl AsyncFn(&mut Lane<Stream>) -> Result<T, Failure>,
+        lane: Lane<Stream>,
+        result: Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let lane = |stream| Lane::new(stream, self.patience(), self.tracker.clone());
-        if let Some(stream) = self.streams.reuse(peer) {
-            let mut lane = lane(stream);
-            match work(&mut lane).await {
-                // The peer may have closed it in the meantime: that says nothing.
-                Err(Failure::NoAnswer(_)) => {}
-                result => {
-                    if result.as_ref().err().is_none_or(Failure::keeps_stream) {
-                        self.streams.keep(peer, lane.into_stream());
-                    }
-                    return result;
-                }
-            }
-        }
-        let stream = self.open(peer).await?;
-        let mut lane = lane(stream);
-        let result = work(&mut lane).await;
         if result.as_ref().err().is_none_or(Failure::keeps_stream) {
             self.streams.keep(peer, lane.into_stream());
         }
         result
-    }
-
-    async fn open(&self, peer: PeerId) -> Result<Stream, Failure> {
-        let no_answer = |error: RequestError| Failure::NoAnswer(error.to_string());
-        self.streams.open(peer).await.map_err(no_answer)
     }
 
     /// Asks a peer for ranges of a large blob.
@@ -405,38 +395,29 @@ impl Inner {
         ranges: GroupRanges,
         sink: &impl Sink,
     ) -> Result<Asked, Broke> {
-        let lane = |stream| Lane::new(stream, self.patience(), self.tracker.clone());
-        if let Some(stream) = self.streams.reuse(peer) {
-            let mut lane = lane(stream);
+        let mut fresh = false;
+        loop {
+            let mut lane = self.lane(peer, fresh).await?;
             match lane.ask(hash, size, ranges.clone(), sink).await {
-                // The peer may have closed it in the meantime: that says nothing.
-                Err(Broke::Provider(Failure::NoAnswer(_))) => {}
-                result => {
-                    self.keep_after(peer, lane, &result);
-                    return result;
-                }
+                Err(Broke::Provider(failure)) if lane.was_stale(&failure) => fresh = true,
+                Err(Broke::Provider(failure)) => return Ok(self.keep(peer, lane, Err(failure))?),
+                Ok(Asked::Complete) => return Ok(self.keep(peer, lane, Ok(Asked::Complete))?),
+                // The rest of the answer is still on its way.
+                other => return other,
             }
-        }
-        let mut lane = lane(self.open(peer).await?);
-        let result = lane.ask(hash, size, ranges, sink).await;
-        self.keep_after(peer, lane, &result);
-        result
-    }
-
-    fn keep_after(&self, peer: PeerId, lane: Lane<Stream>, result: &Result<Asked, Broke>) {
-        let whole = match result {
-            Ok(asked) => *asked == Asked::Complete,
-            Err(Broke::Provider(failure)) => failure.keeps_stream(),
-            Err(Broke::Store(_)) => false,
-        };
-        if whole {
-            self.streams.keep(peer, lane.into_stream());
         }
     }
 
     /// Asks a peer what it has.
     async fn have(&self, peer: PeerId, hashes: &[ContentHash]) -> Result<Holdings, Failure> {
-        self.with_lane(peer, async |lane| lane.have(hashes).await).await
+        let mut fresh = false;
+        loop {
+            let mut lane = self.lane(peer, fresh).await?;
+            match lane.have(hashes).await {
+                Err(failure) if lane.was_stale(&failure) => fresh = true,
+                result => return self.keep(peer, lane, result),
+            }
+        }
     }
 
     /// Counts a failure and holds it against the peer.

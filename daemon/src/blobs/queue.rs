@@ -59,10 +59,9 @@ impl Queue {
     pub(super) async fn enter(&self, priority: Priority) -> Turn {
         let receiver = {
             let mut state = self.0.lock();
-            if state.waiting.is_empty() || priority == Priority::Urgent {
-                if state.running < self.0.room(priority) {
-                    return self.0.admit(&mut state, priority);
-                }
+            let is_next = state.waiting.is_empty() || priority == Priority::Urgent;
+            if is_next && state.running < self.0.room(priority) {
+                return self.0.admit(&mut state, priority);
             }
             let (sender, receiver) = oneshot::channel();
             state.next += 1;

@@ -244,7 +244,7 @@ async fn open(inner: &Inner, hash: ContentHash) -> Option<ServedBlob> {
         Ok(Ok(blob)) => Some(blob),
         Ok(Err(storage::BlobError::NotFound(_))) | Err(_) => None,
         Ok(Err(error)) => {
-            tracing::warn!(%hash, error = %protocol::text::chain(&error), "cannot open a blob");
+            tracing::warn!(%hash, %error, "cannot open a blob");
             None
         }
     }

@@ -9,6 +9,7 @@
 //! ends all its requests; what has arrived stays, and is synced as far as a batch.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use protocol::blobs::wire::Availability;
 use protocol::blobs::{GroupRange, GroupRanges, bytes_of, groups_of};
 use protocol::ids::ContentHash;
 use protocol::limits::GROUP_BYTES;
+use storage::blobs::Checkpoint;
 use storage::{BlobError, PartialBlob};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -138,12 +140,7 @@ impl Transfer<'_> {
         self.progress.send_modify(|progress| {
             *progress = Progress { size, had, verified: had, ..Progress::default() };
         });
-        // Decides with which groups providers prove themselves: they must not know it.
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| FetchError::Store {
-            hash: self.hash,
-            source: Arc::new(BlobError::from(std::io::Error::other(error))),
-        })?;
+        let seed = secret_seed();
         let limits = ScheduleLimits::default();
         let now = Instant::now();
         Running {
@@ -333,7 +330,7 @@ impl Transfer<'_> {
                     let checkpoint = partial.as_mut().map(PartialBlob::checkpoint);
                     (checkpoint, written.swap(0, Ordering::Relaxed))
                 };
-                (groups, checkpoint.map_or(Ok(()), |checkpoint| checkpoint?.run()))
+                (groups, checkpoint.map_or(Ok(()), Checkpoint::run))
             });
             // Only at shutdown, or after a panic that was logged.
             let Ok((groups, result)) = work.await else { return };
@@ -414,6 +411,16 @@ fn ending(failure: &Failure) -> Ending {
         Failure::Malformed(_) => Ending::Malformed,
         Failure::Lied(_) => Ending::Lied,
     }
+}
+
+/// Decides with which groups providers prove themselves: they must not know it beforehand.
+fn secret_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    for word in seed.chunks_exact_mut(8) {
+        // Keyed by the operating system's randomness.
+        word.copy_from_slice(&RandomState::new().hash_one(0_u8).to_le_bytes());
+    }
+    seed
 }
 
 fn bytes_in(groups: &GroupRanges, size: u64) -> u64 {

@@ -105,13 +105,11 @@ impl Task {
 
     pub(super) fn on_kad(&mut self, event: kad::Event) {
         match event {
+            // Kademlia has checked that the provider sent it.
             kad::Event::InboundRequest {
                 request: InboundRequest::AddProvider { record: Some(record) },
-            } => {
-                // Kademlia has checked that the provider sent it.
-                if self.ration(record.provider, Rationed::ProviderRecords, 1.0)
-                    && self.swarm.behaviour_mut().kad.store_mut().add_provider(record).is_err()
-                {
+            } if self.ration(record.provider, Rationed::ProviderRecords, 1.0) => {
+                if self.swarm.behaviour_mut().kad.store_mut().add_provider(record).is_err() {
                     tracing::debug!("the table of provider records is full");
                 }
             }

@@ -7,7 +7,7 @@ use ayni_daemon::network::{
 };
 use libp2p::Multiaddr;
 use protocol::amount::Height;
-use protocol::ids::{ChainId, ContentHash};
+use protocol::ids::ChainId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

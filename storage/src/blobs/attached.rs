@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::ids::ContentHash;
 
-use super::outboard;
-use super::store::BlobError;
+use super::BlobError;
+use super::{outboard, tree::outboard_bytes};
 use crate::durable::{self, at};
 
 /// A file that is served under its hash.
@@ -43,7 +43,7 @@ impl AttachedFiles {
             durable::remove_if_present(&next)?;
             return Err(BlobError::WrongHash { expected: *hash, actual });
         }
-        if outboard::outboard_size(size) > 0 {
+        if outboard_bytes(size) > 0 {
             fs::rename(&next, tree).map_err(at("rename into place", tree))?;
         }
         let attached = Attached { data: data.to_path_buf(), tree: tree.to_path_buf(), size };

@@ -84,23 +84,33 @@
 //! For a part, both sides name the same `ChunkRanges` (`bao_tree::io::round_up_to_chunks`).
 
 mod attached;
+mod error;
 mod file;
+mod index;
 mod outboard;
 mod part;
 mod partial;
+mod read;
+mod received;
 mod serve;
 mod store;
+mod shim;
+pub use shim::VerifiedBlob;
 mod tree;
 
 use bao_tree::BlockSize;
 use protocol::ids::ContentHash;
 use protocol::limits;
 
+pub use error::BlobError;
 pub use file::BlobFile;
 pub use part::{EncodeError, Frame, PartError, VerifiedPart, decode_part, encode_part, part_bytes};
-pub use partial::PartialBlob;
+pub use partial::bits::Bits;
+pub use partial::{Checkpoint, PartialBlob, PartialStatus};
+pub use read::Verification;
+pub use received::WholeBlob;
 pub use serve::ServedBlob;
-pub use store::{BlobError, BlobStore, Verification};
+pub use store::{BlobLimits, BlobStore};
 
 /// Bytes that are verified together: 16 KiB. Both ends of a transfer must agree on it.
 pub const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(limits::CHUNK_GROUP_LOG);

@@ -3,24 +3,20 @@
 //! Invariant: the hash is that of exactly `size` bytes; a file that is shorter is an error.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use bao_tree::BaoTree;
-use bao_tree::io::sync::outboard_post_order;
 use protocol::ids::ContentHash;
 
-use super::BLOCK_SIZE;
+use super::tree::{TreeBuilder, outboard_bytes};
 
-/// Bytes of the hash tree of a blob; none for a single group.
-pub(super) fn outboard_size(size: u64) -> u64 {
-    BaoTree::new(size, BLOCK_SIZE).outboard_size()
-}
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Hashes the first `size` bytes of `data`; writes the tree to `to` and syncs it, unless it is
 /// empty: then no file is made.
 pub(super) fn write_outboard(data: impl Read, size: u64, to: &Path) -> io::Result<ContentHash> {
-    if outboard_size(size) == 0 {
+    if outboard_bytes(size) == 0 {
         return hash_tree(data, size, io::sink());
     }
     let mut writer = BufWriter::new(File::create(to)?);
@@ -30,8 +26,22 @@ pub(super) fn write_outboard(data: impl Read, size: u64, to: &Path) -> io::Resul
 }
 
 /// Hashes the first `size` bytes of `data` and writes the tree to `to`.
-pub(super) fn hash_tree(data: impl Read, size: u64, to: impl Write) -> io::Result<ContentHash> {
-    let reader = BufReader::with_capacity(1 << 18, data.take(size));
-    let root = outboard_post_order(reader, BaoTree::new(size, BLOCK_SIZE), to)?;
-    Ok(ContentHash::from_bytes(*root.as_bytes()))
+pub(super) fn hash_tree(
+    mut data: impl Read,
+    size: u64,
+    mut to: impl Write,
+) -> io::Result<ContentHash> {
+    let (mut buffer, mut pairs) = (vec![0; BUFFER_BYTES], Vec::new());
+    let mut builder = TreeBuilder::new();
+    while builder.size() < size {
+        let left = usize::try_from(size - builder.size()).unwrap_or(usize::MAX);
+        let bytes = buffer.get_mut(..left.min(BUFFER_BYTES)).unwrap_or_default();
+        data.read_exact(bytes)?;
+        builder.update(bytes, &mut pairs);
+        to.write_all(&pairs)?;
+        pairs.clear();
+    }
+    let (hash, _) = builder.finish(&mut pairs);
+    to.write_all(&pairs)?;
+    Ok(hash)
 }

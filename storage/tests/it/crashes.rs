@@ -239,7 +239,7 @@ fn child_full_blobs() {
     for size in (10_000..).step_by(20_000) {
         match store.put_bytes(&vec![1; size]) {
             Ok(hash) => say(&format!("stored {hash}")),
-            Err(ayni_storage::BlobError::File(error)) => {
+            Err(ayni_storage::BlobError::DiskFull { source: error, .. }) => {
                 assert!(FileError::is_out_of_space(&error), "{error}");
                 return;
             }

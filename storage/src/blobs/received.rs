@@ -1,8 +1,8 @@
-//! A blob while it arrives.
+//! A blob that arrives from one provider and in order, as nodes of the first protocol send it.
 //!
-//! Invariant: only groups that the caller has verified are written, and [`PartialBlob::finish`]
+//! Invariant: only groups that the caller has verified are written, and [`WholeBlob::finish`]
 //! hashes the whole file again before it gets its name. Dropping it removes the file.
-//! Deliberately absent: resuming after a restart.
+//! Deliberately absent: resuming ([`PartialBlob`](super::PartialBlob) does).
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use protocol::ids::ContentHash;
 
+use super::BlobError;
 use super::outboard;
-use super::store::{BlobError, BlobStore};
+use super::store::BlobStore;
 use crate::durable::{FileError, at};
 
 /// A file in the store's `tmp`, removed when dropped unless it was renamed.
@@ -57,14 +58,14 @@ impl Drop for TempFile {
 
 /// A blob of which some groups have arrived. See the module's example.
 #[derive(Debug)]
-pub struct PartialBlob {
+pub struct WholeBlob {
     store: BlobStore,
     temp: TempFile,
     hash: ContentHash,
     size: u64,
 }
 
-impl PartialBlob {
+impl WholeBlob {
     pub(super) fn new(store: BlobStore, hash: ContentHash, size: u64) -> Result<Self, BlobError> {
         let temp = store.temporary()?;
         Ok(Self { store, temp, hash, size })
