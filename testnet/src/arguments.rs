@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench;
+use crate::blobs;
 use crate::corpus;
 use crate::crash;
 use crate::crash_store;
@@ -62,6 +63,12 @@ pub enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Transfers of real nodes, under what goes wrong on the way.
+    Blobs {
+        /// What goes wrong.
+        #[command(subcommand)]
+        what: blobs::Command,
+    },
     /// Flip bits and cut files of the ledger's stores; each must end repaired or refused.
     Rot(rot::Options),
     /// Kill validators, or a process that writes the stores, again and again: nothing acknowledged
@@ -83,6 +90,8 @@ pub enum Command {
 pub enum Bench {
     /// How fast transfers become final, and at what cost.
     Ledger(bench::ledger::Options),
+    /// How fast blobs move, beside raw libp2p and iroh-blobs, and from several providers at once.
+    Blobs(bench::blobs::Options),
 }
 
 /// The network to run.

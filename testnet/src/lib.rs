@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod baseline;
 pub mod bench;
+pub mod blobs;
 pub mod corpus;
 pub mod crash;
 pub mod crash_store;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ayni_testnet::arguments::{Arguments, Bench, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{bench, crash, crash_store, demo, evil_worker, rot, setup, sim, verify};
+use ayni_testnet::{bench, blobs, crash, crash_store, demo, evil_worker, rot, setup, sim, verify};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -26,6 +26,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Ledger(options) } => {
             bench::ledger::run(&Workspace::find()?, &options)
         }
+        Command::Bench { what: Bench::Blobs(options) } => {
+            bench::blobs::run(&Workspace::find()?, &options)
+        }
+        Command::Blobs { what } => blobs::run(&Workspace::find()?, &what),
         Command::Rot(options) => rot::run(&Workspace::find()?, &options),
         Command::Crash(options) => crash::run(&Workspace::find()?, &options),
         Command::CrashStoreChild(options) => crash_store::child::run(&options),

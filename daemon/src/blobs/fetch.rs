@@ -49,7 +49,7 @@ async fn work(
         return Ok(size);
     }
     // Nothing may collect it between its arrival and the caller's pin.
-    let _hold = inner.store.hold(&hash);
+    let _hold = inner.store.hold(hash);
     let mut scout = Scout::start(inner, hash, hints.clone());
     let mut providers = Providers::default();
     let partial = match inner.store.availability(&hash).size() {
@@ -62,7 +62,7 @@ async fn work(
             Some(Started::Whole(blob)) => {
                 let size = blob.size();
                 check(hash, size, max_bytes)?;
-                blocking(inner, hash, move |store| store.put_batch(vec![blob])).await?;
+                blocking(inner, hash, move |store| store.put_batch(&[blob])).await?;
                 Counters::add(&inner.counters.bytes_received, size);
                 return Ok(size);
             }

@@ -178,7 +178,7 @@ async fn lane(
             None => Ok(()),
             Some(first) => {
                 let blobs = got.blobs;
-                fetch::blocking(inner, first, move |store| store.put_batch(blobs)).await
+                fetch::blocking(inner, first, move |store| store.put_batch(&blobs)).await
             }
         };
         {

@@ -12,6 +12,7 @@ use protocol::config::{BlobsConfig, CheckedConfig};
 use protocol::home::{Home, NodeSecrets};
 use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
+use storage::blobs::BlobLimits;
 use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -224,6 +225,7 @@ impl Blobs {
         let data = root.data();
         let opened = tokio::task::spawn_blocking(move || BlobStore::open(&data));
         let store = opened.await?.context("cannot open the blob store")?;
+        store.set_limits(BlobLimits { bytes_max: config.quota_bytes });
         let withheld = blobs::Withheld::default();
         let ledger: Arc<OnceLock<Arc<Ledger>>> = Arc::default();
         let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());

@@ -8,16 +8,21 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::Bytes;
 use protocol::blobs::wire::Availability;
 use protocol::ids::ContentHash;
 use rustix::fs::{Mode, OFlags};
 
 use super::attached::AttachedFiles;
+use super::holds::{Hold, Holds};
+use super::in_place::References;
 use super::index::{Entry, Index, Place};
 use super::partial::{self, PartialBlob, PartialStatus, Partials, Paths};
+use super::pins::PinFile;
 use super::received::{self, TempFile, WholeBlob};
+use super::small::{SMALL_BYTES_MAX, SmallBlobs};
 use super::tree::outboard_bytes;
 use super::{BlobError, read};
 use crate::durable::{self, FileError, at};
@@ -42,7 +47,17 @@ pub(super) struct Inner {
     index: Mutex<Index>,
     pub(super) attached: AttachedFiles,
     partials: Partials,
+    small: Mutex<SmallBlobs>,
+    references: Mutex<References>,
+    pub(super) holds: Holds,
+    pins: Mutex<PinFile>,
+    /// Held by whoever collects garbage.
+    collecting: Mutex<()>,
+    /// Read-locked while small blobs are stored, write-locked while a segment is rewritten.
+    rewriting: RwLock<()>,
     bytes_max: AtomicU64,
+    /// Bytes of imports that run.
+    pub(super) importing: AtomicU64,
 }
 
 impl BlobStore {
@@ -59,15 +74,49 @@ impl BlobStore {
         for folder in entries(&dir)?.into_iter().filter(|path| is_shard(path)) {
             read_shard(&folder, &partial, &mut index)?;
         }
+        let (small, found) = SmallBlobs::open(dir.join("small"))?;
+        for (hash, size, place) in found {
+            let entry = Entry { size: u64::from(size), place: Place::Small(place) };
+            index.insert(hash, entry);
+        }
+        let references = References::open(dir.join("refs"))?;
+        for (hash, size) in references.iter() {
+            if index.get(&hash).is_none() {
+                index.insert(hash, Entry { size, place: Place::InPlace });
+            }
+        }
+        let pins = PinFile::open(dir.join("pins"))?;
         let inner = Inner {
             dir,
             next_temporary: AtomicU64::new(0),
             index: Mutex::new(index),
             attached: AttachedFiles::default(),
             partials: Partials::open(partial)?,
+            small: Mutex::new(small),
+            references: Mutex::new(references),
+            holds: Holds::default(),
+            pins: Mutex::new(pins),
+            collecting: Mutex::new(()),
+            rewriting: RwLock::new(()),
             bytes_max: AtomicU64::new(0),
+            importing: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Keeps a blob from being collected while the result lives; it need not be stored yet.
+    pub fn hold(&self, hash: ContentHash) -> Hold {
+        let hold = self.inner.holds.hold(hash);
+        self.keep([hash]);
+        hold
+    }
+
+    /// Notes blobs for a collection of garbage that runs.
+    pub(super) fn keep(&self, hashes: impl IntoIterator<Item = ContentHash>) {
+        let mut index = self.index();
+        for hash in hashes {
+            index.wanted(&hash);
+        }
     }
 
     /// Sets what it may take from now on. What is stored stays, even if it is more.
@@ -96,7 +145,8 @@ impl BlobStore {
         if max == 0 {
             return Ok(());
         }
-        let used = self.index().bytes().saturating_add(partial);
+        let importing = self.inner.importing.load(Ordering::Relaxed);
+        let used = self.index().bytes().saturating_add(partial).saturating_add(importing);
         match used.checked_add(wanted) {
             Some(sum) if sum <= max => Ok(()),
             _ => Err(BlobError::QuotaExceeded { used, wanted, max }),
@@ -110,6 +160,10 @@ impl BlobStore {
             return Ok(hash);
         }
         self.room_for(bytes.len() as u64)?;
+        if bytes.len() as u64 <= SMALL_BYTES_MAX {
+            self.put_small(&[(hash, Bytes::copy_from_slice(bytes))])?;
+            return Ok(hash);
+        }
         let mut temp = self.temporary()?;
         temp.file.write_all(bytes).map_err(at("write", temp.path()))?;
         self.install(temp, bytes.len() as u64, Some(hash))
@@ -202,7 +256,7 @@ impl BlobStore {
 
     /// Its length in bytes.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
-        let stored = self.entry(hash).map(|entry| entry.size);
+        let stored = self.present(hash).map(|entry| entry.size);
         stored.or_else(|| self.inner.attached.get(hash).map(|attached| attached.size))
     }
 
@@ -218,14 +272,24 @@ impl BlobStore {
 
     /// Removes a blob; whether it was there. Readers that have it open keep it.
     pub fn delete(&self, hash: &ContentHash) -> Result<bool, BlobError> {
-        let mut index = self.index();
+        self.delete_listed(&mut self.index(), hash)
+    }
+
+    /// As [`Self::delete`], where the caller has locked the index.
+    pub(super) fn delete_listed(
+        &self,
+        index: &mut Index,
+        hash: &ContentHash,
+    ) -> Result<bool, BlobError> {
         let Some(entry) = index.remove(hash) else { return Ok(false) };
         match entry.place {
-            Place::File => {
-                durable::remove_if_present(&self.path(hash, "data"))?;
-                durable::remove_if_present(&self.path(hash, "obao4"))?;
-            }
+            Place::File => {}
+            Place::Small(place) => self.small().delete(hash, entry.size as u32, place),
+            Place::InPlace => return Ok(self.references().remove(hash).map(|()| true)?),
         }
+        // Of a small blob, the file that somebody asked for.
+        durable::remove_if_present(&self.path(hash, "data"))?;
+        durable::remove_if_present(&self.path(hash, "obao4"))?;
         Ok(true)
     }
 
@@ -262,7 +326,7 @@ impl BlobStore {
     }
 
     /// Renames data and hash tree into place, durably. The tree first: data has its tree.
-    fn move_in(
+    pub(super) fn move_in(
         &self,
         hash: &ContentHash,
         size: u64,
@@ -292,6 +356,49 @@ impl BlobStore {
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The small blobs. Never locked before the index is.
+    pub(super) fn small(&self) -> MutexGuard<'_, SmallBlobs> {
+        self.inner.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names and pins. Never locked while the index is.
+    pub(super) fn pin_file(&self) -> MutexGuard<'_, PinFile> {
+        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn one_collector(&self) -> MutexGuard<'_, ()> {
+        self.inner.collecting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rewriting(&self) -> &RwLock<()> {
+        &self.inner.rewriting
+    }
+
+    /// The references. Never locked before the index is.
+    pub(super) fn references(&self) -> MutexGuard<'_, References> {
+        self.inner.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::entry`], of a file of the user only while it is unchanged.
+    fn present(&self, hash: &ContentHash) -> Option<Entry> {
+        let entry = self.entry(hash)?;
+        let changed = match entry.place {
+            Place::InPlace => {
+                let references = self.references();
+                references.get(hash).is_none_or(|reference| !reference.is_unchanged())
+            }
+            Place::File | Place::Small(_) => false,
+        };
+        if !changed {
+            return Some(entry);
+        }
+        tracing::warn!(%hash, "the file that holds a blob has changed or is gone");
+        if let Err(error) = self.delete(hash) {
+            tracing::warn!(%hash, %error, "cannot remove the reference to a changed file");
+        }
+        None
     }
 
     pub(super) fn entry(&self, hash: &ContentHash) -> Option<Entry> {
@@ -344,14 +451,14 @@ pub(super) fn open_untrusted(path: &Path) -> Result<fs::File, BlobError> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     fs::read_dir(dir)
         .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect())
         .map_err(at("list", dir))
 }
 
 /// The hash in a file name `<hash>.<extension>`.
-fn named(path: &Path, extension: &str) -> Option<ContentHash> {
+pub(super) fn named(path: &Path, extension: &str) -> Option<ContentHash> {
     let name = path.file_name()?.to_str()?;
     name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
 }

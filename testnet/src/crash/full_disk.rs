@@ -9,15 +9,13 @@
 //! Deliberately absent: recovery without a restart. A node that cannot write stops, so that
 //! nothing is signed which is not stored; whoever frees the space starts it again.
 
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
@@ -40,8 +38,6 @@ const MEETS_MAX: Duration = Duration::from_secs(120);
 const BLOCKS_WITHOUT: u64 = 5;
 /// The node whose disk it is.
 const VICTIM: usize = NODES - 1;
-/// Set in the environment of the part that runs inside the namespace.
-const INSIDE: &str = "AYNI_TESTNET_FULL_DISK";
 /// What a message must hold: why, and what to do.
 const WHY: &str = "No space left on device";
 /// What a message must tell people to do.
@@ -126,35 +122,6 @@ impl FullDisk {
         println!("{table}");
         self.network.print("crash --full-disk", is_met);
     }
-}
-
-/// Whether this process is inside the namespace.
-pub(super) fn is_inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
-}
-
-/// Runs this command again where it may mount.
-pub(super) fn enter() -> Result<Infallible> {
-    let this = std::env::current_exe().context("this program's own path cannot be read")?;
-    let as_root: &[&str] = &["--mount", "--propagation", "private"];
-    let as_user: &[&str] = &["--user", "--map-root-user", "--mount"];
-    for flags in [as_root, as_user] {
-        let mut trial = Command::new("unshare");
-        trial.args(flags).args(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
-        trial.arg(std::env::temp_dir()).stdout(Stdio::null()).stderr(Stdio::null());
-        if !trial.status().is_ok_and(|status| status.success()) {
-            continue;
-        }
-        let mut inside = Command::new("unshare");
-        inside.args(flags).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-        // In place of this process, so that whoever ends it ends the nodes too.
-        return Err(inside.exec()).context("unshare cannot be run");
-    }
-    bail!(
-        "skipped, and so nothing is shown: this machine permits no mount namespace (`unshare \
-         --mount`), so there is no small disk to fill. Run it as root, or where user namespaces \
-         are permitted"
-    )
 }
 
 /// Fills the disks of a network that runs.

@@ -17,6 +17,7 @@
 mod check;
 mod clients;
 mod full_disk;
+pub(crate) mod namespace;
 mod report;
 mod signatures;
 mod storm;
@@ -73,8 +74,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         options.kills
     );
     if options.full_disk {
-        if !full_disk::is_inside() {
-            match full_disk::enter()? {}
+        if !namespace::is_inside() {
+            match namespace::enter()? {}
         }
         let mut fillings = Vec::new();
         let network = on_network(workspace, options, async |storm| {

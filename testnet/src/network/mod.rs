@@ -160,10 +160,28 @@ impl Validators {
 
     /// Makes the home of one more node, which is no validator; it is not started.
     pub(crate) fn add_follower(&mut self) -> Result<&mut NodeProcess> {
+        self.add_follower_with(|_| ())
+    }
+
+    /// The same, with more in its configuration.
+    pub(crate) fn add_follower_with(
+        &mut self,
+        configure: impl FnOnce(&mut Config),
+    ) -> Result<&mut NodeProcess> {
         self.ports.extend(free_ports(1)?);
         let mut config = config(&self.ports, self.nodes.len());
         config.capabilities.validates = false;
+        configure(&mut config);
         self.add(&draw_secrets()?, config)
+    }
+
+    /// Stops the node that was added last and removes its home.
+    pub(crate) async fn remove_last(&mut self) -> Result<()> {
+        let mut node = self.nodes.pop().context("a network has nodes")?;
+        self.ports.pop();
+        node.stop().await?;
+        let root = node.home.root();
+        std::fs::remove_dir_all(root).with_context(|| format!("{} is removed", root.display()))
     }
 
     /// All nodes must come to the same state with nothing pending and all credits there. Returns

@@ -26,6 +26,19 @@ const START_LOOK: Duration = Duration::from_millis(20);
 /// How often a condition is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
+/// A command that starts a program, on one core only if one is named.
+pub(crate) fn pinned(program: &Path, core: Option<usize>) -> Command {
+    match core {
+        Some(core) => {
+            // It becomes the program: the process id is the program's.
+            let mut command = Command::new("taskset");
+            command.arg("--cpu-list").arg(core.to_string()).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
 /// A node of a local network.
 pub(crate) struct NodeProcess {
     /// Its number, from 0.
@@ -36,6 +49,8 @@ pub(crate) struct NodeProcess {
     pub(crate) identity: NodeIdentity,
     /// Access to its interface.
     pub(crate) client: Client,
+    /// The only core that it may use, from its next start on.
+    pub(crate) core: Option<usize>,
     program: PathBuf,
     child: Option<Child>,
 }
@@ -44,7 +59,7 @@ impl NodeProcess {
     /// A node whose home exists; not started yet.
     pub(crate) fn new(index: usize, home: Home, identity: NodeIdentity, program: PathBuf) -> Self {
         let client = Client::new(home.root().join("run").join("ayni.sock"));
-        Self { index, home, identity, client, program, child: None }
+        Self { index, home, identity, client, core: None, program, child: None }
     }
 
     /// `node-1`, as people see it.
@@ -70,7 +85,7 @@ impl NodeProcess {
             .append(true)
             .open(self.home.log())
             .with_context(|| format!("{} cannot be written", self.home.log().display()))?;
-        let child = Command::new(&self.program)
+        let child = pinned(&self.program, self.core)
             .arg("--home")
             .arg(self.home.root())
             .env_remove("XDG_RUNTIME_DIR")

@@ -18,6 +18,7 @@ use storage::blobs::Hold;
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, delta_name, name};
 use super::{Done, Outcome};
+use crate::blobs::Priority;
 use crate::node::Node;
 use crate::node::notes::{HeadNote, Notes};
 use crate::worker::{Job, Lane};
@@ -79,7 +80,8 @@ async fn fetch(
         let Some(manifest) = &contribution.manifest else { continue };
         let mut hints: Vec<_> = crate::network::peer_id(&member.node).into_iter().collect();
         hints.extend(inputs.peers.iter().copied());
-        match node.blobs.fetch(manifest.payload, limits::DELTA_BYTES_MAX, hints).await {
+        let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
+        match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(_) => payloads.push(manifest.payload),
             Err(error) => {
                 tracing::warn!(author = %member.node, %error, "cannot get an accepted delta");

@@ -63,12 +63,12 @@ impl<P: Ord + Copy> Schedule<P> {
             request.wanted.remove(range);
             request.part_ms = self.now_ms;
             if let Some(peer) = self.peers.get_mut(&request.peer) {
-                changed = peer.standing == Standing::Unproven;
                 peer.standing = Standing::Proven;
                 peer.heard_ms = self.now_ms;
                 peer.rests = 0;
                 peer.given = peer.given.saturating_add(new);
                 peer.speed.add(self.now_ms, range.groups());
+                changed = peer.is_ready(self.now_ms) && peer.dry != Some(self.freed);
             }
         }
         // Others that were asked for it as well: the twin, or who took it over.
@@ -131,15 +131,20 @@ impl<P: Ord + Copy> Schedule<P> {
             twin.twin = None;
             back.remove_all(&twin.wanted);
         }
-        if !back.is_empty() {
-            self.free.insert_all(&back);
-            self.freed = self.freed.saturating_add(1);
-        }
+        self.release(&back);
         if let Some(peer) = self.peers.get_mut(&request.peer) {
             peer.open.retain(|open| *open != id);
             if peer.open.is_empty() {
                 peer.speed.end(self.now_ms);
             }
+        }
+    }
+
+    /// Makes groups free.
+    pub(super) fn release(&mut self, groups: &GroupRanges) {
+        if !groups.is_empty() {
+            self.free.insert_all(groups);
+            self.freed = self.freed.saturating_add(1);
         }
     }
 

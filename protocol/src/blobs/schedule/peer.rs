@@ -29,8 +29,10 @@ pub(super) struct Peer {
     /// What it claims, less what it turned out to lack.
     pub(super) has: GroupRanges,
     pub(super) open: Vec<RequestId>,
-    /// How many requests at a time it takes.
+    /// How many requests at a time it takes at most.
     pub(super) slots: usize,
+    /// What its speed must be to be asked for more than one at a time, in bytes per second.
+    several_bytes_per_s: u64,
     /// Groups of its next request, as far as its speed allows: doubles with every request.
     pub(super) ask_groups: u64,
     pub(super) speed: Speed,
@@ -43,7 +45,7 @@ pub(super) struct Peer {
     pub(super) was_quiet: bool,
     /// How often it lacked what it claims.
     pub(super) absences: u32,
-    /// Whether it was asked for a range that another still owed.
+    /// Whether another was asked for something that it still owed.
     pub(super) doubled: bool,
     /// State of `Schedule::freed` when it last found nothing free.
     pub(super) dry: Option<u64>,
@@ -58,6 +60,7 @@ impl Peer {
             has: GroupRanges::new(),
             open: Vec::new(),
             slots: limits.requests_per_peer.max(1),
+            several_bytes_per_s: rate(2 * PART_GROUPS, limits.target_ms),
             ask_groups: limits.ask_groups_min.max(1),
             speed: Speed::default(),
             heard_ms: 0,
@@ -75,11 +78,14 @@ impl Peer {
         matches!(self.standing, Standing::Unproven | Standing::Proven)
     }
 
-    /// Whether it may get another request.
-    pub(super) const fn is_ready(&self, now_ms: u64) -> bool {
+    /// Whether it may get another request. One at a time is enough for a slow peer, and leaves
+    /// less to be taken over in the end.
+    pub(super) fn is_ready(&self, now_ms: u64) -> bool {
         let slots = match self.standing {
-            Standing::Unproven => 1,
-            Standing::Proven => self.slots,
+            Standing::Proven if self.speed.at_least(now_ms) >= self.several_bytes_per_s => {
+                self.slots
+            }
+            Standing::Unproven | Standing::Proven => 1,
             Standing::Gone | Standing::Out(_) => 0,
         };
         self.open.len() < slots && self.rest_until_ms <= now_ms
@@ -114,9 +120,10 @@ impl Speed {
         }
     }
 
-    /// The peer is idle now.
+    /// The peer is idle now. Less than a part took as long as the way, and says nothing.
     pub(super) fn end(&mut self, now_ms: u64) {
-        if now_ms.saturating_sub(self.since_ms) >= SPAN_MS_MIN && self.groups > 0 {
+        let elapsed = now_ms.saturating_sub(self.since_ms);
+        if elapsed >= SPAN_MS_MIN && self.groups >= PART_GROUPS {
             self.sample(now_ms);
         }
     }
@@ -131,6 +138,15 @@ impl Speed {
 
     pub(super) const fn measured(&self) -> Option<u64> {
         self.bytes_per_s
+    }
+
+    /// The measured speed, or before that what the first bytes show.
+    fn at_least(&self, now_ms: u64) -> u64 {
+        let elapsed = now_ms.saturating_sub(self.since_ms);
+        self.bytes_per_s.unwrap_or_else(|| match self.groups {
+            0 => 0,
+            groups => rate(groups, elapsed),
+        })
     }
 
     /// The speed to reckon with while something is open: what was measured, or `assumed` before

@@ -10,11 +10,8 @@ use protocol::ids::TransactionHash;
 
 use super::load::{Observed, Told};
 use super::report::Figures;
+use crate::bench::process::cpu;
 use crate::network::Validators;
-
-/// Ticks of a second in `/proc`: fixed in the kernel's interface on every architecture that Ayni
-/// is built for, whatever the kernel's own clock.
-const USER_HZ: u64 = 100;
 
 /// What the processes have used up to some moment.
 #[derive(Clone, Debug)]
@@ -45,20 +42,6 @@ pub(super) fn read(network: &Validators) -> Result<Consumption> {
         used.blocks += folder_bytes(&data.join("blocks"))?;
     }
     Ok(used)
-}
-
-/// User and system time of a process with all its threads.
-pub(super) fn cpu(pid: u32) -> Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // The name is in brackets and may hold anything; fields 14 and 15 are the times in ticks.
-    let (_, rest) = text.rsplit_once(')').with_context(|| format!("{path} is not as expected"))?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |at: usize| -> Result<u64> {
-        Ok(fields.get(at).with_context(|| format!("{path} is too short"))?.parse()?)
-    };
-    let total = ticks(11)? + ticks(12)?;
-    Ok(Duration::from_millis(total * (1_000 / USER_HZ)))
 }
 
 /// Bytes of all files below a folder. Files may come and go meanwhile.
@@ -158,16 +141,5 @@ mod tests {
         assert_eq!(percentile(&sorted, 50), Some(51.0));
         assert_eq!(percentile(&sorted, 99), Some(100.0));
         assert_eq!(percentile(&[], 50), None);
-    }
-
-    #[test]
-    fn the_own_cpu_time_grows() {
-        let before = cpu(std::process::id()).expect("this process runs");
-        let mut hash = blake3::hash(b"");
-        while cpu(std::process::id()).expect("this process runs") <= before {
-            for _ in 0..10_000 {
-                hash = blake3::hash(hash.as_bytes());
-            }
-        }
     }
 }

@@ -15,7 +15,7 @@ use protocol::api::BlocksQuery;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::measure::cpu;
+use crate::bench::process::cpu;
 use crate::network::process::NodeProcess;
 use crate::network::{PATIENCE, Validators};
 
