@@ -11,17 +11,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
-    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, GcRequest, GetRequest, PinRequest,
-    PinSummary, Providers, RemoveRequest, Removed, UnpinRequest, Unpinned, UploadQuery,
-    VerifyRequest,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
-    HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
-    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions,
-    Submitted, TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt,
-    TransactionState, Validators, ValidatorsQuery,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model,
+    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
+    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
+    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
+    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest,
 };
 use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;

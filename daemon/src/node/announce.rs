@@ -236,7 +236,8 @@ mod tests {
         assert_eq!(announcer.take_pending(), BTreeSet::from([two]));
         drop(announcer);
 
-        let torn = format!("{}+{}", fs::read_to_string(&path).expect("there"), &one.to_string()[..9]);
+        let torn =
+            format!("{}+{}", fs::read_to_string(&path).expect("there"), &one.to_string()[..9]);
         fs::write(&path, torn).expect("writable");
         let announcer = Announcer::open(path.clone()).expect("readable");
         assert!(announcer.contains(&two) && !announcer.contains(&one));

@@ -167,7 +167,11 @@ mod tests {
         let review = Review { verdict: Verdict::Accept, gain: Gain::default() };
         notes.put_review(&model, 1, &id, &review).expect("writable");
         assert!(notes.blobs().is_empty());
-        let head = Head { checkpoint: ContentHash::of(b"c"), ..Head::default() };
+        let head = Head {
+            checkpoint: ContentHash::of(b"c"),
+            outer_state: ContentHash::of(b"o"),
+            parameters: ContentHash::default(),
+        };
         let note = HeadNote {
             head,
             possession: Commitment::default(),

@@ -10,8 +10,9 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use protocol::api::{
-    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model,
-    ModelRef, Models, OpenRoundsRequest, Peers, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
+    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateRequest,
+    JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models, OpenRoundsRequest,
+    Peers, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
     Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
 use protocol::codec;

@@ -7,17 +7,17 @@ use bytes::Bytes;
 use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
-    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, GcRequest, GetRequest, PinName,
-    PinRequest, PinSummary, Providers, RemoveRequest, Removed, SourceBytes, SourceProgress,
-    UnpinRequest, Unpinned, UploadQuery, VerifyRequest, JobProgress,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
-    HistoryQuery, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest,
-    Peers, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
-    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Role, Rounds,
-    RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
-    SubmitResult, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
-    TransactionReceipt, TransactionState, Validators, ValidatorsQuery, WorkerState, WorkerStatus,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId,
+    JobKind, JobProgress, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PinName, PinRequest, PinSummary, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail,
+    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, Providers, PublishRequest,
+    RemoveRequest, Removed, ReviewsQuery, Role, Rounds, RoundsOpened, RoundsQuery, SendRequest,
+    SourceBytes, SourceProgress, StakeRequest, Stakes, StakesQuery, Status, SubmitResult,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest, WorkerState, WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,

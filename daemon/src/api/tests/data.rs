@@ -94,8 +94,9 @@ async fn only_the_nodes_own_user_names_paths_of_data() {
     assert_eq!(code(node.client.add_data(&add).await), ErrorCode::Denied);
     assert_eq!(code(node.client.get_data(&get(Some("/out"))).await), ErrorCode::Denied);
     let is_root = rustix::process::geteuid().is_root();
-    let sent = node.client.upload(&UploadQuery::default(), Pieces::new(Cursor::new("x"), |_| ()));
-    assert_eq!(sent.await.is_ok(), is_root, "bytes need no path");
+    let body = Pieces::new(Cursor::new("x"), |_| ());
+    let sent = node.client.upload(&UploadQuery::default(), body).await;
+    assert_eq!(sent.is_ok(), is_root, "bytes need no path");
     assert_eq!(node.client.get_data(&get(None)).await.is_ok(), is_root);
     node.end().await;
 }

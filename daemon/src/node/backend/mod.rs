@@ -19,17 +19,16 @@ use bytes::Bytes;
 use protocol::amount::Credits;
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
-    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, GcRequest, GetRequest, PinRequest,
-    PinSummary, Providers, RemoveRequest, Removed, UnpinRequest, Unpinned, UploadQuery,
-    VerifyRequest,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateRequest, HistoryPage, HistoryQuery,
-    JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef,
+    Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
     PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
-    ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery,
-    SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions, Submitted,
-    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, TransactionState,
-    Validators, ValidatorsQuery,
+    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
+    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest,
 };
 use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;

@@ -179,7 +179,7 @@ enum Work {
 }
 
 impl Work {
-    const fn status(self) -> DutyStatus {
+    fn status(self) -> DutyStatus {
         let (kind, model, round) = match self {
             Self::Train(model, round) => (DutyKind::Train, model, round),
             Self::Review(model, round) => (DutyKind::Review, model, round),

@@ -48,13 +48,16 @@ const fn import_mode(mode: AddMode) -> ImportMode {
 
 impl NodeBackend {
     /// The caller may name paths.
-    pub(in crate::node::backend) fn add_data(&self, request: AddRequest) -> Result<JobId, ApiError> {
+    pub(in crate::node::backend) fn add_data(
+        &self,
+        request: AddRequest,
+    ) -> Result<JobId, ApiError> {
         let path = PathBuf::from(&request.path);
         check_readable(&path)?;
         let is_folder = path.is_dir();
-        if request.mode == AddMode::InPlace && (is_folder || request.chunked) {
-            return Err(ApiError::bad_request("only whole files can be left in place")
-                .with_hint("add the folder as a copy"));
+        if request.mode != AddMode::Copy && request.chunked {
+            return Err(ApiError::bad_request("a file can be cut only where it is copied")
+                .with_hint("leave out `chunked`, or copy the file"));
         }
         let node = Arc::clone(&self.node);
         self.node.jobs.start(JobKind::AddData, move |handle| async move {
@@ -63,7 +66,11 @@ impl NodeBackend {
             let (store, chunked) = (node.store.clone(), is_folder || request.chunked);
             let mode = request.mode;
             let added = blocking(move || {
-                if chunked { folder(&store, &path, &handle) } else { file(&store, &path, mode, &handle) }
+                if chunked {
+                    folder(&store, &path, mode, &handle)
+                } else {
+                    file(&store, &path, mode, &handle)
+                }
             })
             .await?;
             let name = request.name.unwrap_or_else(|| PinName::from(added.hash));
@@ -157,9 +164,8 @@ fn file(
         handle.progress(done, total, "reading");
         !handle.token().is_cancelled()
     };
-    let imported = store
-        .import(path, import_mode(mode), BLOB_BYTES_MAX, &mut progress)
-        .map_err(of_store)?;
+    let imported =
+        store.import(path, import_mode(mode), BLOB_BYTES_MAX, &mut progress).map_err(of_store)?;
     let is_new = imported.stored != Stored::AlreadyHere;
     Ok(Added {
         hash: imported.hash,
@@ -180,24 +186,30 @@ fn file(
 }
 
 /// A folder, or a file cut by its contents, as a collection. Blocks.
-fn folder(store: &BlobStore, path: &Path, handle: &JobHandle) -> Result<Added, ApiError> {
-    let mut progress = |done, total| {
-        handle.progress(done, total, "reading");
+fn folder(
+    store: &BlobStore,
+    path: &Path,
+    mode: AddMode,
+    handle: &JobHandle,
+) -> Result<Added, ApiError> {
+    let mut progress = |done| {
+        handle.progress(done, 0, "reading");
         !handle.token().is_cancelled()
     };
-    let (imported, report) = store
-        .import_folder(path, &FolderOptions::default(), &mut progress)
-        .map_err(of_store)?;
-    let skipped = report.skipped.iter().take(LISTED_MAX);
+    let options =
+        FolderOptions { mode: import_mode(mode), chunked: mode == AddMode::Copy, skip_special: true };
+    let (imported, report) =
+        store.import_folder(path, &options, &mut progress).map_err(of_store)?;
+    let skipped = report.skipped_paths.iter().take(LISTED_MAX);
     Ok(Added {
         hash: imported.hash,
         bytes: report.bytes,
         files: report.files,
         collection: true,
-        bytes_new: report.bytes_new,
-        mode: AddMode::Copy,
+        bytes_new: report.new_bytes,
+        mode,
         skipped: skipped.map(|path| path.display().to_string()).collect(),
-        files_skipped: count(report.skipped.len()),
+        files_skipped: report.skipped,
         hold: imported.hold,
     })
 }

@@ -75,7 +75,10 @@ impl NodeBackend {
         Ok(DataList { datasets, private })
     }
 
-    pub(in crate::node::backend) fn publish_dataset(&self, request: PublishRequest) -> Result<JobId, ApiError> {
+    pub(in crate::node::backend) fn publish_dataset(
+        &self,
+        request: PublishRequest,
+    ) -> Result<JobId, ApiError> {
         check_name("name", &request.name)
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let path = PathBuf::from(&request.path);
@@ -163,9 +166,7 @@ pub(super) fn check_readable(path: &Path) -> Result<(), ApiError> {
         Ok(_) => Ok(()),
         Err(error) => {
             Err(ApiError::bad_request(format!("cannot read {}: {error}", path.display()))
-                .with_hint(
-                    "give an existing folder or file that the daemon's user may read",
-                ))
+                .with_hint("give an existing folder or file that the daemon's user may read"))
         }
     }
 }

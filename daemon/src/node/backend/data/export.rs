@@ -1,12 +1,11 @@
 //! Writing what was fetched to a path that the daemon's own user named.
 //!
-//! **Invariant.** The target is there whole or not at all, and nothing is written beside it but one
-//! temporary name in the same folder. What exists is replaced only when that was asked for, and a
-//! folder only when nothing in it is foreign to the collection. Deliberately absent: following
-//! links; a link at the target is itself what exists.
+//! **Invariant.** What exists is replaced only when that was asked for, and a folder only when
+//! nothing in it is foreign to the collection. Deliberately absent: following links (a link at the
+//! target is itself what exists); and writing, which the store does whole or not at all.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +13,9 @@ use protocol::api::ApiError;
 use protocol::blobs::collection::{Collection, RelativePath};
 use protocol::ids::ContentHash;
 use protocol::limits::COLLECTION_FILES_MAX;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use storage::BlobStore;
+use storage::{BlobError, BlobStore};
 
-use super::{failed, of_store};
+use super::of_store;
 
 /// Entries of a folder that are looked at before it is replaced.
 const ENTRIES_MAX: usize = 4 * COLLECTION_FILES_MAX;
@@ -26,7 +24,6 @@ const ENTRIES_MAX: usize = 4 * COLLECTION_FILES_MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     path: PathBuf,
-    folder: PathBuf,
     force: bool,
 }
 
@@ -45,8 +42,7 @@ impl Target {
         if !found.is_dir() {
             return Err(ApiError::bad_request(format!("{} is not a folder", folder.display())));
         }
-        let folder = folder.to_owned();
-        let target = Self { path, folder, force };
+        let target = Self { path, force };
         if target.exists() && !force {
             return Err(target.taken());
         }
@@ -62,54 +58,25 @@ impl Target {
             .with_hint("name another target, or replace it with --force")
     }
 
-    /// The name under which it is written first.
-    fn temporary(&self, hash: &ContentHash) -> PathBuf {
-        let name = self.path.file_name().unwrap_or_default().as_encoded_bytes();
-        let name = ContentHash::of(name).short();
-        self.folder.join(format!(".ayni-{}-{name}.part", hash.short()))
-    }
-
-    /// Writes a blob, or the files of a collection; the path. Blocks. `go_on` is asked now and
-    /// then.
+    /// Writes a blob, or the files of a collection; the path. Blocks. `progress` hears the bytes
+    /// written and says whether to go on.
     pub(super) fn write(
         &self,
         store: &BlobStore,
         hash: &ContentHash,
         collection: Option<&Collection>,
-        go_on: &mut dyn FnMut() -> bool,
+        progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<String, ApiError> {
         self.check_replaced(collection)?;
-        let temporary = self.temporary(hash);
-        // Of an earlier try that was cut off.
-        remove(&temporary).map_err(|error| cannot("replace", &temporary, &error))?;
         let written = match collection {
-            None => store.copy_to(hash, &temporary).map(|_| ()).map_err(of_store),
-            Some(collection) => write_folder(store, collection, &temporary, go_on),
+            None => store.export_blob(hash, &self.path, self.force, progress),
+            Some(collection) => store.export(collection, &self.path, self.force, progress),
         };
-        let placed = written.and_then(|()| self.place(&temporary));
-        if placed.is_err() {
-            // The reason why it failed is worth more than that this failed, too.
-            let _ = remove(&temporary);
-        }
-        placed?;
+        written.map_err(|error| match error {
+            BlobError::Exists { .. } => self.taken(),
+            error => of_store(error),
+        })?;
         Ok(self.path.to_string_lossy().into_owned())
-    }
-
-    /// Gives what was written its name.
-    fn place(&self, temporary: &Path) -> Result<(), ApiError> {
-        let rename = |flags| renameat_with(CWD, temporary, CWD, &self.path, flags);
-        match rename(RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) if self.force => {
-                rename(RenameFlags::EXCHANGE)
-                    .map_err(|error| cannot("replace", &self.path, &error.into()))?;
-                remove(temporary).map_err(|error| cannot("remove what was at", &self.path, &error))?;
-            }
-            Err(rustix::io::Errno::EXIST) => return Err(self.taken()),
-            Err(error) => return Err(cannot("write", &self.path, &error.into())),
-        }
-        let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| cannot("sync", &self.folder, &error))
     }
 
     /// Whether what exists may be replaced.
@@ -134,25 +101,6 @@ impl Target {
             ))
             .with_hint("remove the folder yourself, or name another target")),
         }
-    }
-}
-
-fn write_folder(
-    store: &BlobStore,
-    collection: &Collection,
-    target: &Path,
-    go_on: &mut dyn FnMut() -> bool,
-) -> Result<(), ApiError> {
-    store.export(collection, target, &mut |_| go_on()).map(|_| ()).map_err(of_store)
-}
-
-/// Removes a file, link or folder, if it is there.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
     }
 }
 
@@ -231,7 +179,7 @@ mod tests {
         hash: &ContentHash,
         collection: Option<&Collection>,
     ) -> Result<String, ErrorCode> {
-        target.write(store, hash, collection, &mut || true).map_err(|error| error.code)
+        target.write(store, hash, collection, &mut |_| true).map_err(|error| error.code)
     }
 
     #[test]
@@ -241,7 +189,10 @@ mod tests {
         let path = out.join("file");
         let target = Target::check(path.clone(), false).expect("free");
         assert_eq!(write(&target, &store, &hash, None), Ok(path.display().to_string()));
-        assert_eq!((fs::read(&path).expect("there"), names(&out)), (b"new".to_vec(), vec!["file".to_owned()]));
+        assert_eq!(
+            (fs::read(&path).expect("there"), names(&out)),
+            (b"new".to_vec(), vec!["file".to_owned()])
+        );
         assert!(Target::check(path.clone(), false).is_err());
         // It came to be while the blob was fetched.
         assert_eq!(write(&target, &store, &hash, None), Err(ErrorCode::Conflict));

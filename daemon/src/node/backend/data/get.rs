@@ -217,8 +217,7 @@ impl Get {
         let (node, urgency) = (Arc::clone(&self.node), priority(self.request.priority));
         let (local, tally) = (node.network.local_peer(), &mut self.tally);
         let mut arrived = |source| tally.arrived(source, &local);
-        let results =
-            node.blobs.fetch_all_as(urgency, &missing, &self.hints, &mut arrived).await;
+        let results = node.blobs.fetch_all_as(urgency, &missing, &self.hints, &mut arrived).await;
         let failed = results.iter().filter(|result| result.is_err()).count();
         if let Some(Err(error)) = results.iter().find(|result| result.is_err()) {
             let mut refusal = of_fetch(error);
@@ -226,9 +225,10 @@ impl Get {
             refusal.message = format!("{failed} of {all} chunks are missing: {}", refusal.message);
             return Err(refusal);
         }
-        let wrong = results.iter().zip(&missing).find(|(result, (_, bytes))| {
-            result.as_ref().is_ok_and(|size| size != bytes)
-        });
+        let wrong = results
+            .iter()
+            .zip(&missing)
+            .find(|(result, (_, bytes))| result.as_ref().is_ok_and(|size| size != bytes));
         match wrong {
             None => Ok(()),
             Some((_, (hash, bytes))) => Err(ApiError::conflict(format!(
@@ -259,9 +259,8 @@ impl Get {
         self.tally.say("writing");
         let (store, hash) = (self.node.store.clone(), self.request.hash);
         let token = self.handle.token().clone();
-        let write = move || {
-            target.write(&store, &hash, collection.as_deref(), &mut || !token.is_cancelled())
-        };
+        let mut go_on = move |_| !token.is_cancelled();
+        let write = move || target.write(&store, &hash, collection.as_deref(), &mut go_on);
         blocking(write).await.map(Some)
     }
 }

@@ -110,7 +110,9 @@ fn kept(node: &Node, but: Option<&ContentHash>) -> Result<BTreeSet<ContentHash>,
     let pins = node.store.pins().map_err(of_store)?;
     let now = unix_seconds();
     let lasting = pins.pins.iter().filter(|(_, until)| !until.has_ended(now));
-    let pinned: Vec<ContentHash> = lasting.map(|(hash, _)| *hash).chain(pins.names.into_values())
+    let pinned: Vec<ContentHash> = lasting
+        .map(|(hash, _)| *hash)
+        .chain(pins.names.into_values())
         .filter(|hash| Some(hash) != but)
         .collect();
     for hash in pinned {
@@ -159,7 +161,12 @@ impl NodeBackend {
             let gone = match (pins.names.get(&name), request.pin.as_str().parse::<ContentHash>()) {
                 (Some(hash), _) => {
                     let announced = node.announcer.contains(hash);
-                    vec![PinSummary { name: request.pin.clone(), hash: *hash, until_s: None, announced }]
+                    vec![PinSummary {
+                        name: request.pin.clone(),
+                        hash: *hash,
+                        until_s: None,
+                        announced,
+                    }]
                 }
                 (None, Ok(hash)) => pins_of(&pins, &hash, node.announcer.contains(&hash)),
                 (None, Err(_)) => Vec::new(),

@@ -108,7 +108,8 @@ fn list(node: &Node, query: BlobsQuery) -> Result<BlobList, ApiError> {
             return None;
         }
         let announced = node.announcer.contains(&hash);
-        let pins = if named.contains(&hash) { pins_of(&pins, &hash, announced) } else { Vec::new() };
+        let pins =
+            if named.contains(&hash) { pins_of(&pins, &hash, announced) } else { Vec::new() };
         Some(BlobSummary { hash, bytes, collection, pins })
     };
     Ok(BlobList {

@@ -45,8 +45,14 @@ fn of_store(error: BlobError) -> ApiError {
         BlobError::DiskFull { .. } => {
             ApiError::unavailable(message).with_hint("free some space and run the command again")
         }
-        BlobError::NotRegular { .. } | BlobError::TooLarge { .. } => ApiError::bad_request(message),
-        BlobError::Changed { .. } | BlobError::TooManyPins { .. } => ApiError::conflict(message),
+        BlobError::NotRegular { .. }
+        | BlobError::TooLarge { .. }
+        | BlobError::BadName { .. }
+        | BlobError::Collection(_) => ApiError::bad_request(message),
+        BlobError::Changed { .. }
+        | BlobError::ChangedWhileRead { .. }
+        | BlobError::Exists { .. }
+        | BlobError::TooManyPins { .. } => ApiError::conflict(message),
         BlobError::Damaged(_) | BlobError::PinsDamaged { .. } => ApiError::conflict(message)
             .with_hint("`ayni data verify --repair` mends what can be mended"),
         BlobError::Cancelled => ApiError::conflict("it was cancelled"),
