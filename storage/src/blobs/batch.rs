@@ -18,7 +18,7 @@ use super::index::{Entry, Place};
 use super::part::{Frame, VerifiedPart};
 use super::received::TempFile;
 use super::small::SMALL_BYTES_MAX;
-use super::store::BlobStore;
+use super::store::{Arrived, BlobStore};
 use super::tree::{PAIR_BYTES, Subtree, TreeBuilder, outboard_bytes};
 use crate::durable::at;
 
@@ -185,11 +185,13 @@ impl BlobStore {
                 synced.map_err(at("sync", tree))?;
             }
         }
-        for file in waiting {
-            let tree = file.temp.outboard_path();
-            self.move_in(&file.hash, file.size, file.temp.path(), &tree)?;
-        }
-        Ok(())
+        let files = waiting.iter().map(|file| Arrived {
+            hash: file.hash,
+            size: file.size,
+            data: file.temp.path().to_path_buf(),
+            tree: file.temp.outboard_path(),
+        });
+        self.move_all_in(&files.collect::<Vec<_>>())
     }
 
     /// Stores small blobs and lists them.

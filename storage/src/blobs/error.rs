@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use protocol::blobs::collection::CollectionError;
 use protocol::ids::ContentHash;
 use thiserror::Error;
 
@@ -96,6 +97,31 @@ pub enum BlobError {
         /// How many.
         max: usize,
     },
+    /// A file or folder that changed while it was read.
+    #[error("{} changed while it was read: try again when nobody writes to it", path.display())]
+    ChangedWhileRead {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A name that no collection has.
+    #[error(
+        "{} has a name that cannot travel: names are UTF-8 without backslashes and control \
+         characters, at most 255 bytes, and paths at most 1,024",
+        path.display()
+    )]
+    BadName {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// The target is there already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// No collection can be made of these files.
+    #[error("no collection can be made of these files")]
+    Collection(#[from] CollectionError),
     /// The caller did not want to go on.
     #[error("it was cancelled; what it had written is removed")]
     Cancelled,

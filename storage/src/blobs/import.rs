@@ -75,7 +75,18 @@ impl BlobStore {
         max: u64,
         progress: Progress<'_>,
     ) -> Result<Imported, BlobError> {
-        let mut source = open_untrusted(path)?;
+        self.import_open(path, &open_untrusted(path)?, mode, max, progress)
+    }
+
+    /// As [`Self::import`], of a file that is open; `path` leads to it.
+    pub(super) fn import_open(
+        &self,
+        path: &Path,
+        mut source: &File,
+        mode: ImportMode,
+        max: u64,
+        progress: Progress<'_>,
+    ) -> Result<Imported, BlobError> {
         let found = source.metadata().map_err(at("read", path))?;
         if !found.is_file() {
             return Err(BlobError::NotRegular { path: path.to_path_buf() });
@@ -85,9 +96,9 @@ impl BlobStore {
         }
         match mode {
             ImportMode::Copy => {}
-            ImportMode::InPlace => return self.refer_to(path, &source, progress),
+            ImportMode::InPlace => return self.refer_to(path, source, progress),
             ImportMode::Reflink => {
-                if let Some(imported) = self.reflink(path, &source, max, progress)? {
+                if let Some(imported) = self.reflink(path, source, max, progress)? {
                     return Ok(imported);
                 }
             }

@@ -4,6 +4,7 @@
 //! directory: the caller holds the [`crate::lock::DirectoryLock`]
 //! ([`crate::ledger::LedgerStore`] does).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -325,7 +326,7 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Renames data and hash tree into place, durably. The tree first: data has its tree.
+    /// Renames data and hash tree into place, durably.
     pub(super) fn move_in(
         &self,
         hash: &ContentHash,
@@ -333,24 +334,37 @@ impl BlobStore {
         from: &Path,
         from_tree: &Path,
     ) -> Result<(), BlobError> {
+        let (data, tree) = (from.to_path_buf(), from_tree.to_path_buf());
+        self.move_all_in(&[Arrived { hash: *hash, size, data, tree }])
+    }
+
+    /// Renames files into place, durably, and lists them. The tree first: data has its tree.
+    pub(super) fn move_all_in(&self, files: &[Arrived]) -> Result<(), BlobError> {
+        let mut folders = BTreeSet::new();
+        // Held all the while: what is deleted meanwhile must not be listed.
         let mut index = self.index();
-        if index.wanted(hash) {
-            return Ok(());
-        }
-        let (data, tree) = (self.path(hash, "data"), self.path(hash, "obao4"));
-        let folder = durable::parent_of(&data).unwrap_or(&self.inner.dir);
-        durable::create_dir(folder)?;
-        if outboard_bytes(size) > 0 {
-            fs::rename(from_tree, &tree).map_err(at("rename into place", &tree))?;
-        }
-        if let Err(error) = fs::rename(from, &data) {
-            if outboard_bytes(size) > 0 {
-                fs::rename(&tree, from_tree).map_err(at("move back", from_tree))?;
+        let mut new = Vec::with_capacity(files.len());
+        for file in files.iter().filter(|file| !index.wanted(&file.hash)) {
+            let (data, tree) = (self.path(&file.hash, "data"), self.path(&file.hash, "obao4"));
+            let folder = durable::parent_of(&data).unwrap_or(&self.inner.dir).to_path_buf();
+            durable::create_dir(&folder)?;
+            let has_tree = outboard_bytes(file.size) > 0;
+            if has_tree {
+                fs::rename(&file.tree, &tree).map_err(at("rename into place", &tree))?;
             }
-            return Err(at("rename into place", &data)(error).into());
+            if let Err(error) = fs::rename(&file.data, &data) {
+                if has_tree {
+                    fs::rename(&tree, &file.tree).map_err(at("move back", &file.tree))?;
+                }
+                return Err(at("rename into place", &data)(error).into());
+            }
+            folders.insert(folder);
+            new.push((file.hash, file.size));
         }
-        durable::sync_dir(folder)?;
-        index.insert(*hash, Entry { size, place: Place::File });
+        folders.iter().try_for_each(|folder| durable::sync_dir(folder))?;
+        for (hash, size) in new {
+            index.insert(hash, Entry { size, place: Place::File });
+        }
         Ok(())
     }
 
@@ -414,6 +428,15 @@ impl BlobStore {
         let folder = name.get(..2).unwrap_or_default();
         self.inner.dir.join(folder).join(format!("{name}.{extension}"))
     }
+}
+
+/// A blob's files, complete, verified and synced.
+pub(super) struct Arrived {
+    pub(super) hash: ContentHash,
+    pub(super) size: u64,
+    pub(super) data: PathBuf,
+    /// Only of a blob of several groups.
+    pub(super) tree: PathBuf,
 }
 
 /// Whether a folder is one of those that hold blobs: two hexadecimal digits.
