@@ -81,7 +81,8 @@ pub(super) async fn fetch(
         batches(inner, priority, together, hints, arrived).await;
     }
     // Owned: a future over borrowed pairs could not be sent to another thread.
-    let rest = blobs.to_vec().into_iter().map(|(hash, max)| async move {
+    let owned = blobs.to_vec();
+    let rest = owned.into_iter().map(|(hash, max)| async move {
         let had = inner.store.contains(&hash);
         (had, service.fetch_as(priority, hash, max, hints.to_vec()).await)
     });

@@ -3,6 +3,7 @@
 mod attack;
 mod bad_input;
 mod chain;
+mod data;
 mod exchange;
 mod history;
 mod join;

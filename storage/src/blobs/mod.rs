@@ -102,6 +102,7 @@ mod read;
 mod received;
 mod serve;
 mod small;
+mod start;
 mod store;
 mod tree;
 

@@ -196,8 +196,11 @@ fn folder(
         handle.progress(done, 0, "reading");
         !handle.token().is_cancelled()
     };
-    let options =
-        FolderOptions { mode: import_mode(mode), chunked: mode == AddMode::Copy, skip_special: true };
+    let options = FolderOptions {
+        mode: import_mode(mode),
+        chunked: mode == AddMode::Copy,
+        skip_special: true,
+    };
     let (imported, report) =
         store.import_folder(path, &options, &mut progress).map_err(of_store)?;
     let skipped = report.skipped_paths.iter().take(LISTED_MAX);
