@@ -18,6 +18,7 @@ mod exchange;
 mod handle;
 pub mod limiter;
 pub mod peers;
+pub mod quic;
 pub mod score;
 mod swarm;
 pub mod wire;

@@ -29,6 +29,7 @@ use super::events::{EngineEvent, MetaRequestId, NetworkEvent, SyncRequestId};
 use super::handle::{Command, Counters, LocalInfo, NetworkHandle, RequestError, Waiting};
 use super::limiter::{Limiter, Rationed};
 use super::peers::PeerBook;
+use super::quic::{QuicConfig, QuicTransport};
 use super::score::{ScoreBook, Severity, Verdict};
 use super::wire::{MetaRequest, MetaResponse, PeerStatus, Topic};
 use super::{NetworkConfig, StartError};
@@ -40,7 +41,7 @@ const INBOUND_MAX: usize = 512;
 /// Requests of ours that may wait for an answer.
 const OUTBOUND_MAX: usize = 512;
 /// A silent QUIC connection is dead after this long.
-const QUIC_IDLE_MS: u32 = 8_000;
+const QUIC_IDLE: Duration = Duration::from_secs(8);
 /// How often a quiet connection is probed: several times before it counts as dead.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A peer that dials although it has a connection must answer on that one within this time, or
@@ -105,15 +106,19 @@ pub(super) fn start(
     token: CancellationToken,
 ) -> Result<NetworkHandle, StartError> {
     let behaviour = Behaviour::new(&config, &key)?;
+    let quic = QuicConfig {
+        idle_timeout: QUIC_IDLE,
+        keep_alive: QUIC_KEEP_ALIVE,
+        ..QuicConfig::default()
+    };
+    let quic = QuicTransport::new(&key, &quic)
+        .map_err(|error| StartError::Transport(error.to_string()))?;
     let mut swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(|error| StartError::Transport(error.to_string()))?
-        .with_quic_config(|mut quic| {
-            quic.max_idle_timeout = QUIC_IDLE_MS;
-            quic.keep_alive_interval = QUIC_KEEP_ALIVE;
-            quic
-        })
+        .with_other_transport(|_| quic)
+        .map_err(|error| StartError::Transport(error.to_string()))?
         .with_behaviour(|_| behaviour)
         .map_err(|error| StartError::Transport(error.to_string()))?
         .with_swarm_config(|swarm| {

@@ -131,9 +131,13 @@ impl References {
         for entry in fs::read_dir(&folder).map_err(at("list", &folder))? {
             let path = entry.map_err(at("list", &folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let hash = |ending: &str| name.strip_suffix(ending).and_then(|name| name.parse().ok());
+            let hash =
+                |ending: &str| -> Option<ContentHash> { name.strip_suffix(ending)?.parse().ok() };
             if let Some(hash) = hash(".obao4") {
                 trees.push(hash);
+            }
+            if hash(".ref.tmp").is_some() {
+                durable::remove_if_present(&path)?;
             }
             let Some(hash) = hash(".ref") else { continue };
             match Reference::decode(&fs::read(&path).map_err(at("read", &path))?) {

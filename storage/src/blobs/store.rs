@@ -86,7 +86,9 @@ impl BlobStore {
                 index.insert(hash, Entry { size, place: Place::InPlace });
             }
         }
-        let pins = PinFile::open(dir.join("pins"))?;
+        let pins = dir.join("pins");
+        durable::remove_if_present(&durable::temporary(&pins))?;
+        let pins = PinFile::open(pins)?;
         let inner = Inner {
             dir,
             next_temporary: AtomicU64::new(0),

@@ -20,17 +20,17 @@ use crate::support::{
     CHAIN, Draw, block, body, changes, expected_root, last_segment, locking, open, replay, start,
 };
 
-const CHILD: &str = "AYNI_STORAGE_TEST_CHILD";
-const RUN: &str = "AYNI_STORAGE_TEST_RUN";
+pub(crate) const CHILD: &str = "AYNI_STORAGE_TEST_CHILD";
+pub(crate) const RUN: &str = "AYNI_STORAGE_TEST_RUN";
 
 /// Says a line to the parent, past the test harness, which leaves its own line unfinished.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     writeln!(out, "\n{line}").and_then(|()| out.flush()).unwrap();
 }
 
 /// The directory that a child was told to work in; `None` in an ordinary test run.
-fn child_dir() -> Option<std::path::PathBuf> {
+pub(crate) fn child_dir() -> Option<std::path::PathBuf> {
     env::var_os(CHILD).map(Into::into)
 }
 
@@ -39,7 +39,7 @@ fn only(test: &str) -> [&str; 4] {
     [test, "--exact", "--nocapture", "--test-threads=1"]
 }
 
-fn spawn(test: &str, dir: &Path, run: u64) -> Child {
+pub(crate) fn spawn(test: &str, dir: &Path, run: u64) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(only(test)).env(CHILD, dir).env(RUN, run.to_string());
     start(command.stdout(Stdio::piped()).stderr(Stdio::null()))

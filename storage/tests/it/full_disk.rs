@@ -121,8 +121,15 @@ fn space(root: &Path) -> u64 {
 
 #[test]
 fn a_small_file_system_fills_up_and_empties() {
+    on_a_small_disk("full_disk::child_full_disk", CHILD, 6, PASSED);
+}
+
+/// Runs a child test on a file system of so many MiB, in a namespace of its own. The variable
+/// tells it where that is; it must say `passed`. Where no namespace is permitted this says so.
+pub(crate) fn on_a_small_disk(test: &str, variable: &str, mib: u32, passed: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let mount = "mount -t tmpfs -o size=6m tmpfs \"$AYNI_STORAGE_FULL_DISK\" && exec \"$0\" \"$@\"";
+    let mount =
+        format!("mount -t tmpfs -o size={mib}m tmpfs \"${variable}\" && exec \"$0\" \"$@\"");
     let namespaces: &[&[&str]] = if rustix::process::geteuid().is_root() {
         &[&["--mount"], &["--user", "--map-root-user", "--mount"]]
     } else {
@@ -137,13 +144,13 @@ fn a_small_file_system_fills_up_and_empties() {
             continue;
         }
         let mut command = Command::new("unshare");
-        command.args(*flags).args(["sh", "-c", mount]).arg(env::current_exe().unwrap());
-        command.args(["full_disk::child_full_disk", "--exact", "--nocapture"]);
-        command.env(CHILD, dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(*flags).args(["sh", "-c", &mount]).arg(env::current_exe().unwrap());
+        command.args([test, "--exact", "--nocapture"]);
+        command.env(variable, dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = start(&mut command).wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains(PASSED), "{said}\n{errors}");
+        assert!(output.status.success() && said.contains(passed), "{said}\n{errors}");
         return;
     }
     println!("skipped: this machine permits no mount namespace, so no small file system");

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod blobs;
+mod blobs_crashes;
 mod blobs_folders;
 mod blobs_import;
 mod blobs_keeping;

@@ -20,13 +20,10 @@ impl<P: Ord + Copy> Schedule<P> {
         if self.paused {
             return;
         }
-        let ready: Vec<P> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.is_ready(self.now_ms))
-            .map(|(name, _)| *name)
-            .collect();
-        for name in ready {
+        let ready = self.peers.iter().filter(|(_, peer)| peer.is_ready(self.now_ms));
+        let mut ready: Vec<_> = ready.map(|(name, peer)| (peer.rank(), *name)).collect();
+        ready.sort_unstable();
+        for (_, name) in ready {
             while self.ask_more(name) {}
         }
     }
@@ -39,7 +36,7 @@ impl<P: Ord + Copy> Schedule<P> {
         let idle = peer.open.is_empty();
         let mut twin = None;
         let mut ranges = GroupRanges::new();
-        if peer.dry != Some(self.freed) {
+        if peer.dry != Some(self.freed) && !self.is_hindrance(name) {
             ranges = self.take_free(name);
         }
         if ranges.is_empty() && idle {
@@ -58,6 +55,26 @@ impl<P: Ord + Copy> Schedule<P> {
         }
         self.open(name, ranges, twin);
         true
+    }
+
+    /// Whether another, faster peer should have all that is missing before this one has sent a
+    /// part: what is free is better left to it.
+    fn is_hindrance(&self, name: P) -> bool {
+        let Some(own) = self.peers.get(&name).and_then(|peer| peer.speed.measured()) else {
+            return false;
+        };
+        let missing = self.whole.groups().saturating_sub(self.verified.groups());
+        let part_ms = duration_ms(PART_GROUPS, own);
+        // While nothing is asked of anybody, nobody hinders.
+        !self.requests.is_empty()
+            && self.peers.values().any(|peer| {
+                let speed = peer.speed.current(self.now_ms, 0);
+                peer.standing == Standing::Proven
+                    && !peer.open.is_empty()
+                    && peer.has.groups() == self.whole.groups()
+                    && speed > own
+                    && duration_ms(missing, speed) < part_ms
+            })
     }
 
     fn open(&mut self, name: P, ranges: GroupRanges, twin: Option<RequestId>) {

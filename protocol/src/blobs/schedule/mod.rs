@@ -57,7 +57,8 @@ pub struct ScheduleLimits {
     /// A request without a verified part for so long puts its peer out: bytes that trickle in must
     /// become a part some time.
     pub part_ms: u64,
-    /// A peer that sends nothing for so long loses its requests when another peer idles.
+    /// A peer that sends nothing for so long loses its requests when another peer idles, rests,
+    /// and proves itself anew. No fault: its link may still be busy with what was cancelled.
     pub quiet_ms: u64,
     /// How long a peer that broke off or was busy is left alone, the first time; then double.
     pub rest_ms: u64,

@@ -1,5 +1,7 @@
 //! What a fetch knows of one peer: its standing, its claims, its speed.
 
+use std::cmp::Reverse;
+
 use super::{Fault, RequestId, ScheduleLimits};
 use crate::blobs::GroupRanges;
 use crate::limits::{GROUP_BYTES, PART_GROUPS};
@@ -41,8 +43,6 @@ pub(super) struct Peer {
     pub(super) rest_until_ms: u64,
     /// Pauses since its last verified part.
     pub(super) rests: u32,
-    /// Whether it lost its requests by sending nothing, since it last answered one.
-    pub(super) was_quiet: bool,
     /// How often it lacked what it claims.
     pub(super) absences: u32,
     /// Whether another was asked for something that it still owed.
@@ -66,7 +66,6 @@ impl Peer {
             heard_ms: 0,
             rest_until_ms: 0,
             rests: 0,
-            was_quiet: false,
             absences: 0,
             doubled: false,
             dry: None,
@@ -91,9 +90,15 @@ impl Peer {
         self.open.len() < slots && self.rest_until_ms <= now_ms
     }
 
-    /// Ready, with nothing to do, and known to deliver.
+    /// Ready, with nothing to do.
     pub(super) fn is_idle(&self, now_ms: u64) -> bool {
-        self.standing == Standing::Proven && self.open.is_empty() && self.is_ready(now_ms)
+        self.open.is_empty() && self.is_ready(now_ms)
+    }
+
+    /// Who is asked first: those who delivered, the fastest before the others.
+    pub(super) const fn rank(&self) -> impl Ord + use<> {
+        let unproven = matches!(self.standing, Standing::Unproven);
+        (unproven, self.rests, Reverse(self.speed.measured()))
     }
 }
 

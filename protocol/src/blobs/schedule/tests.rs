@@ -179,7 +179,7 @@ fn a_quiet_peer_loses_its_requests_when_another_idles() {
         panic!("taken over: {effects:?}")
     };
     assert_eq!(*ranges, set(0, 32));
-    assert_eq!(fetch.fault('a'), None, "once may be an accident");
+    assert_eq!(fetch.fault('a'), None, "it may be an accident");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! asserted by the simulation.
 
 use ayni_protocol::blobs::schedule::Fault;
-use ayni_protocol::blobs::{GroupRange, GroupRanges};
+use ayni_protocol::blobs::{BLOB_GROUPS_MAX, GroupRange, GroupRanges};
 use ayni_protocol::limits::GROUP_BYTES;
 use proptest::prelude::*;
 
@@ -60,8 +60,6 @@ fn fit(groups: u64, mut provider: Provider) -> Provider {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     #[test]
     fn a_fetch_ends_when_one_honest_peer_remains(
         groups in 1..GROUPS_MAX,
@@ -89,6 +87,9 @@ proptest! {
             prop_assert!(fault.is_none() || fault == may, "{:?} for {:?}", fault, conduct);
             prop_assert!(fault.is_some() || !outcome.caught.contains(&peer), "a liar goes free");
         }
+        // The honest peer alone, and what bad ones can cost: a stall, and a slow part at the end.
+        let alone = joins_ms + groups * GROUP_BYTES * 1_000 / speed;
+        prop_assert!(outcome.took_ms <= alone + 17_000, "{} against {}", outcome.took_ms, alone);
         // All was asked at least once; the rest was taken over, given back or asked twice.
         prop_assert!(outcome.asked >= groups - verified.groups());
     }
@@ -175,4 +176,15 @@ fn a_provider_that_joins_late_takes_its_share() {
     // 250 MiB are gone by then; both share the rest.
     assert!(outcome.took_ms <= 5_000 + 5_240 / 2 + 400, "{} ms", outcome.took_ms);
     assert!(outcome.given[&1] * 10 >= outcome.given[&0] * 3, "{:?}", outcome.given);
+}
+
+/// 64 GiB of which every thousandth group is there: as many runs as a fetch ever has to handle.
+#[test]
+fn the_largest_blob_with_thousands_of_holes() {
+    let groups = BLOB_GROUPS_MAX;
+    let verified: GroupRanges = (0..groups).step_by(1_024).map(GroupRange::one).collect();
+    let providers = vec![Provider::honest(groups, 512 * MIB); 4];
+    let outcome = Simulation::new(groups, &verified, 1, providers).run();
+    assert!(outcome.complete && outcome.faults.is_empty());
+    assert!((32_000..33_000).contains(&outcome.took_ms), "64 GiB at 2 GiB/s: {outcome:?}");
 }
