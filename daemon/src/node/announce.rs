@@ -151,16 +151,13 @@ pub async fn run(node: Arc<Node>) {
                 () = node.announcer.changed.notified(), if !waits => {}
                 _ = look.tick(), if waits => {
                     if !node.network.peers().await.is_empty() {
-                        let pending = node.announcer.take_pending();
-                        for hash in &pending {
-                            node.network.provide(*hash).await;
-                        }
-                        publish(&node, &pending).await;
+                        tell(&node, &node.announcer.take_pending(), true).await;
                     }
                 }
                 _ = repeat.tick() => {
                     tidy(&node).await;
-                    publish(&node, &node.announcer.all()).await;
+                    // The network publishes provider records again by itself.
+                    tell(&node, &node.announcer.all(), false).await;
                 }
             }
         }
@@ -171,11 +168,15 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-async fn publish(node: &Node, hashes: &BTreeSet<ContentHash>) {
+/// Gossips hashes, and has provider records of them published if they are new.
+async fn tell(node: &Node, hashes: &BTreeSet<ContentHash>, are_new: bool) {
     let mut pace = tokio::time::interval(PACE);
     let hashes: Vec<ContentHash> = hashes.iter().copied().collect();
     for batch in hashes.chunks(ANNOUNCED_MAX) {
         pace.tick().await;
+        for hash in batch.iter().filter(|_| are_new) {
+            node.network.provide(*hash).await;
+        }
         let announcement = Announcement { blobs: batch.to_vec() };
         node.network.publish(Topic::Blobs, codec::encode(&announcement)).await;
     }

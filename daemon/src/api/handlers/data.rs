@@ -73,7 +73,12 @@ pub(in crate::api) async fn upload<B: Backend>(
             }
         }
     };
-    let (receipt, ()) = tokio::join!(node.backend.upload(query, pieces), feed);
+    let mut upload = node.backend.upload(query, pieces);
+    // A refusal is told at once, whatever is still to come.
+    let receipt = tokio::select! {
+        receipt = &mut upload => receipt,
+        () = feed => upload.await,
+    };
     reply(receipt?)
 }
 

@@ -211,8 +211,8 @@ impl Get {
             let found = found(&mut self.search).await;
             self.hints.extend(found);
         }
-        self.hints.sort_unstable();
-        self.hints.dedup();
+        let mut asked = BTreeSet::new();
+        self.hints.retain(|peer| asked.insert(*peer));
         self.hints.truncate(PROVIDERS_NAMED_MAX);
         let (node, urgency) = (Arc::clone(&self.node), priority(self.request.priority));
         let (local, tally) = (node.network.local_peer(), &mut self.tally);
