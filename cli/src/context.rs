@@ -3,15 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ayni_cli::client::{Client, TIMEOUT_DEFAULT};
+use ayni_cli::client::{Client, ClientError, TIMEOUT_DEFAULT};
 use ayni_cli::home;
-use indicatif::{ProgressBar, ProgressStyle};
-use protocol::api::{JobId, JobResult, JobStatus};
+use protocol::api::{JobId, JobResult};
 use protocol::home::Home;
 
 use crate::arguments::Global;
-use crate::failure::{Failure, TIMED_OUT};
-use crate::output::{Output, clean, progress_is_watched};
+use crate::failure::{DOWN, Failure, TIMED_OUT};
+use crate::output::Output;
+use crate::progress::Progress;
 
 /// How long a cancelled job gets to end before the program does.
 const CANCEL_MAX: Duration = Duration::from_secs(5);
@@ -52,21 +52,52 @@ impl Context {
 
     /// Follows a job to its end with a progress bar; Ctrl-C and `--timeout` cancel it.
     pub(crate) async fn wait(&self, client: &Client, job: JobId) -> Result<JobResult, Failure> {
+        let progress = Progress::new(self.output.is_json(), false);
+        Ok(self.follow(client, job, progress).await??)
+    }
+
+    /// As [`Context::wait`] for a transfer: with lines where there are no bars, and with what to
+    /// do when the node goes away in the middle.
+    pub(crate) async fn wait_transfer(
+        &self,
+        client: &Client,
+        job: JobId,
+    ) -> Result<JobResult, Failure> {
+        let progress = Progress::new(self.output.is_json(), true);
+        let result = self.follow(client, job, progress).await?;
+        result.map_err(|error| match error {
+            ClientError::Broken(_) | ClientError::Down { .. } => {
+                let what =
+                    format!("the connection to the node was lost while job {job} was under way");
+                Failure::new(DOWN, what).with_hint(
+                    "what has arrived is kept: run the same command again, after `ayni node \
+                     start` if the node has stopped, and it goes on from there",
+                )
+            }
+            other => other.into(),
+        })
+    }
+
+    async fn follow(
+        &self,
+        client: &Client,
+        job: JobId,
+        mut progress: Progress,
+    ) -> Result<Result<JobResult, ClientError>, Failure> {
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
-        let bar = self.progress_bar();
-        let waiting = client.wait_job(job, |status| show_progress(&bar, status));
+        let waiting = client.wait_job(job, |status| progress.show(status));
         let result = match self.limit() {
             None => Ok(waiting.await),
             Some(limit) => tokio::time::timeout(limit, waiting).await,
         };
-        bar.finish_and_clear();
+        progress.finish();
         let Ok(result) = result else {
             self.cancel_job().await;
             return Err(Failure::new(TIMED_OUT, format!("job {job} took too long; cancelled"))
                 .with_hint("allow more with --timeout"));
         };
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(result?)
+        Ok(result)
     }
 
     /// Cancels the job that is being waited for, if there is one.
@@ -77,22 +108,4 @@ impl Context {
             let _ = client.with_timeout(CANCEL_MAX).cancel_job(job).await;
         }
     }
-
-    /// A progress bar on standard error; hidden where nobody watches.
-    fn progress_bar(&self) -> ProgressBar {
-        if self.output.is_json() || !progress_is_watched() {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{spinner} [{bar:30}] {percent}% {msg}");
-        let bar = ProgressBar::new(0);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.enable_steady_tick(Duration::from_millis(120));
-        bar
-    }
-}
-
-fn show_progress(bar: &ProgressBar, status: &JobStatus) {
-    bar.set_length(status.progress.total);
-    bar.set_position(status.progress.done);
-    bar.set_message(clean(&status.progress.message));
 }

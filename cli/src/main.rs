@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod progress;
 mod text;
 
 use std::process::ExitCode;

@@ -36,6 +36,17 @@
 //! | `GET /v1/data` | | [`DataList`] |
 //! | `POST /v1/data/publish` | [`PublishRequest`] | [`JobStarted`] |
 //! | `POST /v1/data/private` | [`PrivateRequest`] | [`PrivateSummary`] |
+//! | `POST /v1/data/add` | [`AddRequest`] | [`JobStarted`] |
+//! | `POST /v1/data/upload` | [`UploadQuery`], raw bytes | [`BlobReceipt`] |
+//! | `POST /v1/data/get` | [`GetRequest`] | [`JobStarted`] |
+//! | `GET /v1/data/blobs` | [`BlobsQuery`] | [`BlobList`] |
+//! | `GET /v1/data/blobs/{hash}` | [`BlobQuery`] | [`BlobDetail`] |
+//! | `POST /v1/data/pin` | [`PinRequest`] | [`PinSummary`] |
+//! | `POST /v1/data/unpin` | [`UnpinRequest`] | [`Unpinned`] |
+//! | `POST /v1/data/rm` | [`RemoveRequest`] | [`Removed`] |
+//! | `POST /v1/data/gc` | [`GcRequest`] | [`JobStarted`] |
+//! | `POST /v1/data/verify` | [`VerifyRequest`] | [`JobStarted`] |
+//! | `GET /v1/data/providers/{hash}` | | [`Providers`] |
 //! | `POST /v1/models` | [`CreateModelRequest`] | [`JobStarted`] |
 //! | `GET /v1/models` | | [`Models`] |
 //! | `GET /v1/models/{id or name}` | | [`Model`] |
@@ -54,6 +65,7 @@
 //!
 //! Every failure is an [`ErrorBody`].
 
+mod blobs;
 mod chain;
 mod credits;
 mod data;
@@ -67,6 +79,13 @@ mod staking;
 mod training;
 mod transactions;
 
+pub use blobs::{
+    AddMode, AddRequest, BLOBS_PAGE_MAX, BlobDetail, BlobFilter, BlobList, BlobQuery, BlobSummary,
+    BlobsQuery, CollectionDetail, Damage, FILES_SHOWN, FetchPriority, FileSummary, GcRequest,
+    GetRequest, LEASE_MAX_S, LISTED_MAX, PIN_NAME_BYTES_MAX, PROVIDERS_NAMED_MAX, PinName,
+    PinNameError, PinRequest, PinSummary, Provider, Providers, RemoveRequest, Removed, SourceBytes,
+    SourceProgress, UnpinRequest, Unpinned, UploadQuery, VerifyRequest,
+};
 pub use chain::{
     Audit, BlockDetail, BlockRef, BlockRefError, BlockSigner, BlockSummary, Blocks, BlocksQuery,
     ChainParameters, EvidenceSummary, Inclusion, ParameterSummary, RulesAhead, TransactionDetail,

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 use protocol::api::{
-    ApiError, BlobReceipt, Contribution, Contributions, CreateModelRequest, DataList,
-    EvaluateRequest, GenerateEvent, GenerateRequest, JobId, JobResult, JobStarted, JobState,
-    JobStatus, JoinStringReply, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PrivateRequest, PrivateSummary, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
+    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateEvent,
+    GenerateRequest, JobId, JobResult, JobStarted, JobState, JobStatus, JoinStringReply, Model,
+    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, ReviewsQuery, Rounds, RoundsOpened,
     RoundsQuery, Status, Stopping, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
     TransactionState,
 };
@@ -73,26 +72,6 @@ impl Client {
     /// Where a transaction stands, as the node knows.
     pub async fn transaction(&self, hash: TransactionHash) -> Answer<TransactionState> {
         self.get(&format!("/v1/transactions/{hash}")).await
-    }
-
-    /// Stores a blob on the node.
-    pub async fn store_blob(&self, bytes: Bytes) -> Answer<BlobReceipt> {
-        self.post_bytes("/v1/blobs", bytes).await
-    }
-
-    /// Datasets and the private folder.
-    pub async fn data(&self) -> Answer<DataList> {
-        self.get("/v1/data").await
-    }
-
-    /// Publishes a folder of text as a dataset.
-    pub async fn publish(&self, request: &PublishRequest) -> Answer<JobId> {
-        self.start("/v1/data/publish", request).await
-    }
-
-    /// Sets the folder that trains here and never leaves.
-    pub async fn set_private(&self, request: &PrivateRequest) -> Answer<PrivateSummary> {
-        self.post("/v1/data/private", request).await
     }
 
     /// Makes initial weights and registers a model.
@@ -209,7 +188,7 @@ impl Client {
         Err(ClientError::Broken("the stream of job events ended early".into()))
     }
 
-    async fn start(&self, path: &str, request: &impl serde::Serialize) -> Answer<JobId> {
+    pub(super) async fn start(&self, path: &str, request: &impl serde::Serialize) -> Answer<JobId> {
         let started: JobStarted = self.post(path, request).await?;
         Ok(started.job)
     }

@@ -3,6 +3,7 @@
 //! One connection per request, so that a client can be shared, cloned and kept across restarts of
 //! the daemon. Every request has a deadline; streams have one for silence.
 
+mod data;
 mod error;
 mod events;
 mod ledger;
@@ -12,6 +13,7 @@ mod transport;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use data::Pieces;
 pub use error::ClientError;
 pub use events::EventStream;
 

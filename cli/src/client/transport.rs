@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Client, ClientError, EventStream};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The largest reply that is read: the daemon is trusted, a mistaken socket path is not.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -74,7 +76,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<EventStream<T>, ClientError> {
-        let response = self.within(self.send_request(method, path, body)).await?;
+        let response = self.within(self.send_request(method, path, Full::new(body))).await?;
         if response.status().is_success() {
             return Ok(EventStream::new(response.into_body()));
         }
@@ -89,12 +91,23 @@ impl Client {
         body: Bytes,
     ) -> Result<Bytes, ClientError> {
         self.within(async {
-            let response = self.send_request(method, path, body).await?;
-            let status = response.status();
-            let bytes = read(response).await?;
-            if status.is_success() { Ok(bytes) } else { Err(refusal(status, &bytes)) }
+            let response = self.send_request(method, path, Full::new(body)).await?;
+            answer(response).await
         })
         .await
+    }
+
+    /// `POST path` with a body that comes piece by piece. There is no deadline: it takes as long
+    /// as its source does.
+    pub(super) async fn post_pieces<T, B>(&self, path: &str, body: B) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Cause>,
+    {
+        // Boxed: hyper moves the body into its connection.
+        let response = self.send_request(Method::POST, path, Box::pin(body)).await?;
+        parse(&answer(response).await?)
     }
 
     async fn within<T>(
@@ -105,12 +118,16 @@ impl Client {
         tokio::time::timeout(limit, work).await.unwrap_or(Err(ClientError::TimedOut(limit)))
     }
 
-    async fn send_request(
+    async fn send_request<B>(
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
+        body: B,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Cause>,
+    {
         check_socket_path(&self.socket)?;
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             let socket = self.socket.clone();
@@ -128,7 +145,7 @@ impl Client {
             .uri(path)
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|e| ClientError::Malformed(e.to_string()))?;
         sender.send_request(request).await.map_err(broken)
     }
@@ -145,6 +162,12 @@ fn json(body: &impl Serialize) -> Result<Bytes, ClientError> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(bytes).map_err(|e| ClientError::Malformed(e.to_string()))
+}
+
+async fn answer(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let status = response.status();
+    let bytes = read(response).await?;
+    if status.is_success() { Ok(bytes) } else { Err(refusal(status, &bytes)) }
 }
 
 async fn read(response: Response<Incoming>) -> Result<Bytes, ClientError> {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::blobs::{AddMode, Damage, PinName, SourceBytes, SourceProgress};
 use crate::api::{ApiError, TransactionReceipt};
 use crate::ids::{ContentHash, HeadId, ModelId};
 
@@ -57,6 +58,14 @@ pub enum JobKind {
     CreateModel,
     /// Measures the loss of a head.
     Evaluate,
+    /// Takes a file or folder into the store.
+    AddData,
+    /// Fetches a blob or a collection.
+    GetData,
+    /// Removes what nothing keeps.
+    GcData,
+    /// Reads what is stored again.
+    VerifyData,
 }
 
 /// Where a job stands.
@@ -89,6 +98,9 @@ pub struct JobProgress {
     pub total: u64,
     /// What is being done, for people.
     pub message: String,
+    /// From whom it comes, when something is fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceProgress>,
 }
 
 /// What a finished job gives.
@@ -134,6 +146,86 @@ pub enum JobResult {
         /// Bytes predicted.
         bytes: u64,
     },
+    /// A file or folder is in the store and pinned.
+    AddData {
+        /// Its hash; of a folder, the collection's.
+        hash: ContentHash,
+        /// Its size; of a folder, that of its files.
+        bytes: u64,
+        /// Files in it.
+        files: u64,
+        /// Whether it became a collection.
+        collection: bool,
+        /// Bytes that were not in the store before.
+        bytes_new: u64,
+        /// How it came in: a reflink that the file system refused is a copy.
+        mode: AddMode,
+        /// The pin that keeps it.
+        pin: PinName,
+        /// Whether others were told.
+        announced: bool,
+        /// Links, devices and the like, which were left out: the first of them.
+        skipped: Vec<String>,
+        /// How many were left out.
+        files_skipped: u64,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// A blob, and everything in it if it is a collection, has arrived.
+    GetData {
+        /// Its hash.
+        hash: ContentHash,
+        /// Its size; of a collection, that of its files.
+        bytes: u64,
+        /// Files in it.
+        files: u64,
+        /// Whether it is a collection.
+        collection: bool,
+        /// Verified bytes that were received, the collection's list included.
+        bytes_fetched: u64,
+        /// Bytes that were here already.
+        bytes_had: u64,
+        /// From whom.
+        sources: Vec<SourceBytes>,
+        /// Where it was written, if it was.
+        target: Option<String>,
+        /// The pin that keeps it, if one does.
+        pin: Option<PinName>,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// What nothing keeps is gone, or was found.
+    GcData {
+        /// Whether it was only looked for.
+        dry_run: bool,
+        /// Blobs kept.
+        blobs_kept: u64,
+        /// Their bytes.
+        bytes_kept: u64,
+        /// Blobs removed, or that would be.
+        blobs_removed: u64,
+        /// Their bytes.
+        bytes_removed: u64,
+        /// Pins whose lease had run out.
+        pins_expired: u64,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// What is stored was read again.
+    VerifyData {
+        /// Blobs read.
+        blobs: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// What is wrong: the first of it.
+        damage: Vec<Damage>,
+        /// How much is wrong.
+        damages: u64,
+        /// How much of it was mended or removed.
+        repaired: u64,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
 }
 
 /// `GET /v1/jobs/{id}`, and each event of `GET /v1/jobs/{id}/events`.
@@ -151,4 +243,53 @@ pub struct JobStatus {
     pub result: Option<JobResult>,
     /// Why it failed, when failed.
     pub error: Option<ApiError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeId;
+
+    #[test]
+    fn progress_without_sources_is_as_it_was() {
+        let mut progress =
+            JobProgress { done: 1, total: 2, message: "half".to_owned(), sources: Vec::new() };
+        let json = r#"{"done":1,"total":2,"message":"half"}"#;
+        assert_eq!(serde_json::to_string(&progress).expect("plain types"), json);
+        assert_eq!(serde_json::from_str::<JobProgress>(json).expect("as written"), progress);
+        let node = NodeId::default();
+        progress.sources.push(SourceProgress { node, bytes: 3, bytes_per_s: 4 });
+        let json = format!(
+            r#"{{"done":1,"total":2,"message":"half","sources":[{{"node":"{node}","bytes":3,"bytes_per_s":4}}]}}"#
+        );
+        assert_eq!(serde_json::to_string(&progress).expect("plain types"), json);
+    }
+
+    #[test]
+    fn results_name_their_kind() {
+        let hash = ContentHash::of(b"x");
+        let result = JobResult::GetData {
+            hash,
+            bytes: 9,
+            files: 1,
+            collection: false,
+            bytes_fetched: 4,
+            bytes_had: 5,
+            sources: vec![SourceBytes { node: NodeId::default(), bytes: 4 }],
+            target: None,
+            pin: None,
+            elapsed_ms: 7,
+        };
+        let json = serde_json::to_value(&result).expect("plain types");
+        assert_eq!((&json["kind"], &json["bytes_had"]), (&"get_data".into(), &5.into()));
+        assert_eq!(json["sources"][0]["bytes"], 4);
+        assert_eq!(serde_json::from_value::<JobResult>(json).expect("as written"), result);
+        for (kind, name) in [
+            (JobKind::AddData, "\"add_data\""),
+            (JobKind::GcData, "\"gc_data\""),
+            (JobKind::VerifyData, "\"verify_data\""),
+        ] {
+            assert_eq!(serde_json::to_string(&kind).expect("plain types"), name);
+        }
+    }
 }
