@@ -15,8 +15,9 @@ use thiserror::Error;
 
 use crate::ids::ContentHash;
 
-/// Ceiling on what a decoder may claim for containers. Above every [`Canonical::BYTES_MAX`].
-const CLAIM_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Ceiling on what a decoder may claim for containers. Above every [`Canonical::BYTES_MAX`], with
+/// room for the integers of the largest: each claims its full width.
+const CLAIM_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// A type with one canonical byte string and a limit on its length.
 pub trait Canonical: Serialize + DeserializeOwned {

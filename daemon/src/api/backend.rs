@@ -10,17 +10,19 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
-    HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
-    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions,
-    Submitted, TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt,
-    TransactionState, Validators, ValidatorsQuery,
+    Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model,
+    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
+    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
+    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
+    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest,
 };
-use protocol::ids::{AccountId, ContributionId, TransactionHash};
+use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use protocol::transaction::ProposalId;
 use tokio::sync::mpsc;
@@ -34,6 +36,15 @@ pub enum GenerateOutput {
     Text(Vec<u8>),
     /// All of it.
     Done(GenerateDone),
+}
+
+/// A piece of an upload. A channel that closes without an end was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// More bytes.
+    Bytes(Bytes),
+    /// That was all.
+    End,
 }
 
 /// The node behind the interface.
@@ -124,6 +135,43 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `POST /v1/blobs`: stores and pins the bytes.
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError>;
+
+    /// `POST /v1/data/add`: starts a job. The caller is the daemon's own user.
+    async fn add_data(&self, request: AddRequest) -> Result<JobId, ApiError>;
+
+    /// `POST /v1/data/upload`: stores and pins the bytes that come.
+    async fn upload(
+        &self,
+        query: UploadQuery,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> Result<BlobReceipt, ApiError>;
+
+    /// `POST /v1/data/get`: starts a job. The caller is the daemon's own user if a target is named.
+    async fn get_data(&self, request: GetRequest) -> Result<JobId, ApiError>;
+
+    /// `GET /v1/data/blobs`.
+    async fn list_blobs(&self, query: BlobsQuery) -> Result<BlobList, ApiError>;
+
+    /// `GET /v1/data/blobs/{hash}`.
+    async fn blob(&self, hash: ContentHash, query: BlobQuery) -> Result<BlobDetail, ApiError>;
+
+    /// `POST /v1/data/pin`.
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError>;
+
+    /// `POST /v1/data/unpin`.
+    async fn unpin(&self, request: UnpinRequest) -> Result<Unpinned, ApiError>;
+
+    /// `POST /v1/data/rm`.
+    async fn remove_blob(&self, request: RemoveRequest) -> Result<Removed, ApiError>;
+
+    /// `POST /v1/data/gc`: starts a job.
+    async fn collect_garbage(&self, request: GcRequest) -> Result<JobId, ApiError>;
+
+    /// `POST /v1/data/verify`: starts a job.
+    async fn verify_data(&self, request: VerifyRequest) -> Result<JobId, ApiError>;
+
+    /// `GET /v1/data/providers/{hash}`.
+    async fn providers(&self, hash: ContentHash) -> Result<Providers, ApiError>;
 
     /// `GET /v1/data`.
     async fn data(&self) -> Result<DataList, ApiError>;

@@ -59,7 +59,11 @@ impl JobHandle {
 
     /// Says how far the job is; `total` 0 means unknown.
     pub fn progress(&self, done: u64, total: u64, message: impl Into<String>) {
-        let progress = JobProgress { done, total, message: message.into() };
+        self.report(JobProgress { done, total, message: message.into(), sources: Vec::new() });
+    }
+
+    /// Says how far the job is.
+    pub fn report(&self, progress: JobProgress) {
         self.status.send_if_modified(|status| {
             let changed = !status.state.is_finished() && status.progress != progress;
             if changed {

@@ -22,7 +22,7 @@ mod stream;
 mod tests;
 mod utf8;
 
-pub use backend::{Backend, GenerateOutput};
+pub use backend::{Backend, GenerateOutput, Piece};
 pub use jobs::{JOBS_FINISHED_MAX, JOBS_RUNNING_MAX, JobHandle, Jobs};
 pub use server::{Server, ServerOptions};
 pub use socket::BindError;

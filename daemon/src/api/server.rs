@@ -28,6 +28,10 @@ use super::{Backend, handlers};
 const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// Uploads held in memory at once; each may have [`API_BODY_BYTES_MAX`].
 const UPLOADS_MAX: usize = 2;
+/// Uploads that are written to the disk while they come: each needs a piece or two of memory.
+const STREAMS_MAX: usize = 8;
+/// The one request that takes as long as its body does; it has a deadline on silence.
+const UPLOAD_PATH: &str = "/v1/data/upload";
 /// A reply must have begun by then. Streams go on for as long as they like.
 const REPLY_MAX: Duration = Duration::from_secs(300);
 /// Requests in flight at shutdown get this long.
@@ -57,6 +61,7 @@ pub(super) struct Shared<B> {
     pub(super) backend: Arc<B>,
     pub(super) access: Access,
     pub(super) uploads: Semaphore,
+    pub(super) streams: Semaphore,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -84,6 +89,7 @@ impl Server {
             backend,
             access,
             uploads: Semaphore::new(UPLOADS_MAX),
+            streams: Semaphore::new(STREAMS_MAX),
             shutdown: shutdown.clone(),
         });
         let service = routes(shared).into_make_service_with_connect_info::<Caller>();
@@ -117,13 +123,7 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .merge(ledger_routes())
         .route("/v1/transactions", post(h::submit::<B>))
         .route("/v1/transactions/{hash}", get(h::transaction::<B>))
-        .route(
-            "/v1/blobs",
-            post(h::store_blob::<B>).layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX)),
-        )
-        .route("/v1/data", get(h::data::<B>))
-        .route("/v1/data/publish", post(h::publish::<B>))
-        .route("/v1/data/private", post(h::set_private::<B>))
+        .merge(data_routes())
         .route("/v1/models", get(h::models::<B>).post(h::create_model::<B>))
         .route("/v1/models/{model}", get(h::model::<B>))
         .route("/v1/models/{model}/generate", post(h::generate::<B>))
@@ -141,6 +141,29 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::<B>))
         .with_state(shared)
+}
+
+fn data_routes<B: Backend>() -> Router<Arc<Shared<B>>> {
+    use handlers::data as h;
+    Router::new()
+        .route(
+            "/v1/blobs",
+            post(h::store_blob::<B>).layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX)),
+        )
+        .route("/v1/data", get(h::data::<B>))
+        .route("/v1/data/publish", post(h::publish::<B>))
+        .route("/v1/data/private", post(h::set_private::<B>))
+        .route("/v1/data/add", post(h::add::<B>))
+        .route(UPLOAD_PATH, post(h::upload::<B>))
+        .route("/v1/data/get", post(h::get::<B>))
+        .route("/v1/data/blobs", get(h::blobs::<B>))
+        .route("/v1/data/blobs/{hash}", get(h::blob::<B>))
+        .route("/v1/data/pin", post(h::pin::<B>))
+        .route("/v1/data/unpin", post(h::unpin::<B>))
+        .route("/v1/data/rm", post(h::remove::<B>))
+        .route("/v1/data/gc", post(h::collect_garbage::<B>))
+        .route("/v1/data/verify", post(h::verify::<B>))
+        .route("/v1/data/providers/{hash}", get(h::providers::<B>))
 }
 
 fn ledger_routes<B: Backend>() -> Router<Arc<Shared<B>>> {
@@ -178,7 +201,8 @@ async fn guard<B: Backend>(
         Err(error) => Failure(error).into_response(),
         Ok(()) => {
             let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-            match tokio::time::timeout(REPLY_MAX, answer).await {
+            let limit = if path == UPLOAD_PATH { Duration::MAX } else { REPLY_MAX };
+            match tokio::time::timeout(limit, answer).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(panic)) => fault(&panic),
                 Err(_) => Failure(

@@ -1,11 +1,13 @@
 //! Fetching one blob: its turn, the first look, and for a large one the transfer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use libp2p::PeerId;
 use protocol::ids::ContentHash;
-use storage::{BlobError, PartialBlob};
+use storage::{BlobError, BlobStore, PartialBlob};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Inner;
 use super::begin::{self, Providers};
@@ -16,6 +18,9 @@ use super::queue::Priority;
 use super::scout::Scout;
 use super::stats::Counters;
 use super::transfer::Transfer;
+
+/// How long writes of a dropped transfer may take to end: a sync of a batch on a slow disk.
+const WRITES_MAX: Duration = Duration::from_secs(10);
 
 /// What is to be fetched.
 #[derive(Clone, Debug)]
@@ -49,27 +54,28 @@ async fn work(
         return Ok(size);
     }
     // Nothing may collect it between its arrival and the caller's pin.
-    let _hold = inner.store.hold(&hash);
+    let _hold = inner.store.hold(hash);
     let mut scout = Scout::start(inner, hash, hints.clone());
     let mut providers = Providers::default();
     let partial = match inner.store.availability(&hash).size() {
         Some(size) => {
             check(hash, size, max_bytes)?;
-            blocking(inner, hash, move |store| store.partial(hash, size)).await?
+            open(inner, hash, move |store| store.partial(hash, size)).await?
         }
         None => match begin::begin(inner, hash, &hints, &mut scout, &mut providers).await {
             None => return Err(providers.failed(hash)),
             Some(Started::Whole(blob)) => {
                 let size = blob.size();
                 check(hash, size, max_bytes)?;
-                blocking(inner, hash, move |store| store.put_batch(vec![blob])).await?;
+                blocking(inner, hash, move |store| store.put_batch(&[blob])).await?;
                 Counters::add(&inner.counters.bytes_received, size);
                 return Ok(size);
             }
             Some(Started::Large { size, last }) => {
                 check(hash, size, max_bytes)?;
                 Counters::add(&inner.counters.bytes_received, last.bytes());
-                blocking(inner, hash, move |store| first(&store, size, &last)).await?
+                let last = Arc::new(last);
+                open(inner, hash, move |store| first(store, size, &last)).await?
             }
         },
     };
@@ -79,8 +85,28 @@ async fn work(
         .await
 }
 
+/// Opens a partial blob. The last writes of a transfer that was dropped may still be under way.
+async fn open(
+    inner: &Inner,
+    hash: ContentHash,
+    work: impl Fn(&BlobStore) -> Result<PartialBlob, BlobError> + Clone + Send + 'static,
+) -> Result<PartialBlob, FetchError> {
+    let began = Instant::now();
+    loop {
+        let work = work.clone();
+        match blocking(inner, hash, move |store| work(&store)).await {
+            Err(FetchError::Store { source, .. })
+                if matches!(*source, BlobError::Receiving(_)) && began.elapsed() < WRITES_MAX =>
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Begins a partial blob with the group that proves its size.
-fn first(store: &storage::BlobStore, size: u64, last: &Part) -> Result<PartialBlob, BlobError> {
+fn first(store: &BlobStore, size: u64, last: &Part) -> Result<PartialBlob, BlobError> {
     let mut partial = store.partial(last.hash(), size)?;
     partial.write_part(last)?;
     Ok(partial)
@@ -94,7 +120,7 @@ fn check(hash: ContentHash, size: u64, max: u64) -> Result<(), FetchError> {
 pub(super) async fn blocking<T: Send + 'static>(
     inner: &Inner,
     hash: ContentHash,
-    work: impl FnOnce(storage::BlobStore) -> Result<T, BlobError> + Send + 'static,
+    work: impl FnOnce(BlobStore) -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, FetchError> {
     let store = inner.store.clone();
     match inner.tracker.spawn_blocking(move || work(store)).await {

@@ -171,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Lane<S> {
         }
         let is_whole = protocol::blobs::groups_of(size) <= u64::from(whole_groups_max).max(1);
         if is_whole {
-            let whole = VerifiedBlob::from_parts(hash, size, verified);
+            let whole = VerifiedBlob::from_parts(verified);
             return whole.map(Started::Whole).map_err(|error| Failure::Broken(error.to_string()));
         }
         match verified.pop() {

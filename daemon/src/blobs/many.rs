@@ -80,9 +80,10 @@ pub(super) async fn fetch(
         let _turn = inner.queue.enter(priority).await;
         batches(inner, priority, together, hints, arrived).await;
     }
-    let rest = blobs.iter().map(|(hash, max)| async move {
-        let had = inner.store.contains(hash);
-        (had, service.fetch_as(priority, *hash, *max, hints.to_vec()).await)
+    // Owned: a future over borrowed pairs could not be sent to another thread.
+    let rest = blobs.to_vec().into_iter().map(|(hash, max)| async move {
+        let had = inner.store.contains(&hash);
+        (had, service.fetch_as(priority, hash, max, hints.to_vec()).await)
     });
     let mut results = Vec::with_capacity(blobs.len());
     // The bound of transfers holds inside; this one bounds what waits for it.
@@ -178,7 +179,7 @@ async fn lane(
             None => Ok(()),
             Some(first) => {
                 let blobs = got.blobs;
-                fetch::blocking(inner, first, move |store| store.put_batch(blobs)).await
+                fetch::blocking(inner, first, move |store| store.put_batch(&blobs)).await
             }
         };
         {

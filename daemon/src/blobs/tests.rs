@@ -1,6 +1,7 @@
 //! Transfers between real swarms on loopback, and what liars and sluggards achieve.
 
 mod bench;
+mod finding;
 mod large;
 
 use protocol::blobs::wire::{Availability, BlobRequest, GetItem, ItemHead, PART_BYTES, Want};

@@ -109,9 +109,8 @@ impl Task {
             kad::Event::InboundRequest {
                 request: InboundRequest::AddProvider { record: Some(record) },
             } if self.ration(record.provider, Rationed::ProviderRecords, 1.0) => {
-                if self.swarm.behaviour_mut().kad.store_mut().add_provider(record).is_err() {
-                    tracing::debug!("the table of provider records is full");
-                }
+                let added = self.swarm.behaviour_mut().kad.store_mut().add_provider(record);
+                added.unwrap_or_else(|error| tracing::debug!(?error, "a provider record is lost"));
             }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
                 if let QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {

@@ -22,6 +22,12 @@ impl Withheld {
         map.insert(payload, (model, round));
     }
 
+    /// The deltas that are withheld.
+    pub fn hashes(&self) -> Vec<ContentHash> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.keys().copied().collect()
+    }
+
     /// Whether a blob may be served now.
     pub fn allows(&self, ledger: &Ledger, hash: &ContentHash) -> bool {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);

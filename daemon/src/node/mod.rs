@@ -4,6 +4,7 @@
 //! right is decided in `protocol`. Private data is read in [`private`] alone, into job
 //! directories of the worker; no other module can name it.
 
+pub mod announce;
 pub mod application;
 pub mod backend;
 pub mod blobs;
@@ -18,6 +19,7 @@ pub mod ledger;
 pub mod notes;
 pub mod private;
 pub mod publish;
+pub mod roots;
 pub mod start;
 pub mod transactions;
 
@@ -64,6 +66,10 @@ pub struct Node {
     pub snapshots: join::serve::SnapshotServer,
     /// Whether no peer has the next block any more.
     pub stranded: AtomicBool,
+    /// What others are told that is here.
+    pub announcer: announce::Announcer,
+    /// Read by whoever brings data in or out, written by whoever removes it by name.
+    pub data_in_use: Arc<tokio::sync::RwLock<()>>,
     /// Deltas that are not served yet.
     pub withheld: blobs::Withheld,
     /// The process that computes.

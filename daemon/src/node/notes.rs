@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use protocol::codec::{self, Canonical};
-use protocol::ids::{Commitment, ContributionId, ModelId};
+use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId};
 use protocol::model::{DeltaManifest, Head};
 use protocol::review::{Gain, Review};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,23 @@ impl Notes {
         read(&self.round(model, round).join("head"))
     }
 
+    /// Blobs of every round that is remembered: own deltas, and heads that were merged here.
+    pub fn blobs(&self) -> Vec<ContentHash> {
+        let folders = |dir: &Path| {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let rounds = folders(&self.0).into_iter().flat_map(|model| folders(&model));
+        rounds
+            .flat_map(|round| {
+                let delta = read::<DeltaManifest>(&round.join("manifest")).map(|m| m.payload);
+                let head = read::<HeadNote>(&round.join("head")).map(|note| note.head);
+                let head = head.map(|head| [head.checkpoint, head.outer_state]);
+                delta.into_iter().chain(head.into_iter().flatten())
+            })
+            .collect()
+    }
+
     /// Forgets rounds that are long over.
     pub fn prune(&self, model: &ModelId, current: u32) -> io::Result<()> {
         let Ok(entries) = fs::read_dir(self.0.join(model.short())) else { return Ok(()) };
@@ -149,6 +166,20 @@ mod tests {
         let (model, id) = (ModelId::default(), ContributionId::default());
         let review = Review { verdict: Verdict::Accept, gain: Gain::default() };
         notes.put_review(&model, 1, &id, &review).expect("writable");
+        assert!(notes.blobs().is_empty());
+        let head = Head {
+            checkpoint: ContentHash::of(b"c"),
+            outer_state: ContentHash::of(b"o"),
+            parameters: ContentHash::default(),
+        };
+        let note = HeadNote {
+            head,
+            possession: Commitment::default(),
+            gain: Gain::default(),
+            merged: [0; 32],
+        };
+        notes.put_head(&model, 1, &note).expect("writable");
+        assert_eq!(notes.blobs(), [head.checkpoint, head.outer_state]);
         assert_eq!(Notes::new(dir.path().to_owned()).review(&model, 1, &id), Some(review));
         notes.prune(&model, 5).expect("writable");
         assert_eq!(notes.review(&model, 1, &id), Some(review));

@@ -9,6 +9,7 @@ use protocol::ids::ContentHash;
 use protocol::limits;
 use protocol::model::{DatasetManifest, Shard};
 use storage::BlobStore;
+use storage::blobs::Hold;
 
 /// What became of a folder.
 pub struct Published {
@@ -20,6 +21,8 @@ pub struct Published {
     pub documents: u32,
     /// Files left out: not UTF-8, empty, or over the size of a shard.
     pub skipped: u32,
+    /// Keep all of it until something else does.
+    pub holds: Vec<Hold>,
 }
 
 fn visit(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -49,7 +52,7 @@ pub fn publish(
     visit(path, &mut files).with_context(|| {
         format!("cannot read {}: give an existing folder or file of text", path.display())
     })?;
-    let mut shards = Vec::new();
+    let (mut shards, mut holds) = (Vec::new(), Vec::new());
     let mut text = Vec::new();
     let (mut in_shard, mut documents, mut skipped) = (0_u32, 0_u32, 0_u32);
     let total = u64::try_from(files.len())?;
@@ -69,7 +72,7 @@ pub fn publish(
         }
         let target = limits::SHARD_BYTES_TARGET;
         if !text.is_empty() && text.len() + bytes.len() > target {
-            shards.push(put(store, &mut text, &mut in_shard)?);
+            shards.push(put(store, &mut text, &mut in_shard, &mut holds)?);
         }
         text.extend_from_slice(&bytes);
         if !text.ends_with(b"\n") {
@@ -79,7 +82,7 @@ pub fn publish(
         documents += 1;
     }
     if !text.is_empty() {
-        shards.push(put(store, &mut text, &mut in_shard)?);
+        shards.push(put(store, &mut text, &mut in_shard, &mut holds)?);
     }
     if shards.is_empty() {
         bail!(
@@ -90,11 +93,19 @@ pub fn publish(
     }
     let document = DatasetManifest { name: name.to_owned(), licence: licence.to_owned(), shards };
     document.validate()?;
-    let manifest = store.put_bytes(&codec::encode_checked(&document)?)?;
-    Ok(Published { manifest, document, documents, skipped })
+    let encoded = codec::encode_checked(&document)?;
+    holds.push(store.hold(ContentHash::of(&encoded)));
+    let manifest = store.put_bytes(&encoded)?;
+    Ok(Published { manifest, document, documents, skipped, holds })
 }
 
-fn put(store: &BlobStore, text: &mut Vec<u8>, documents: &mut u32) -> anyhow::Result<Shard> {
+fn put(
+    store: &BlobStore,
+    text: &mut Vec<u8>,
+    documents: &mut u32,
+    holds: &mut Vec<Hold>,
+) -> anyhow::Result<Shard> {
+    holds.push(store.hold(ContentHash::of(text)));
     let shard = Shard {
         blob: store.put_bytes(text)?,
         bytes: u64::try_from(text.len())?,

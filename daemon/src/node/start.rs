@@ -12,10 +12,12 @@ use protocol::config::{BlobsConfig, CheckedConfig};
 use protocol::home::{Home, NodeSecrets};
 use protocol::host::ProposerKeys;
 use protocol::ids::{BlockHash, ChainId};
+use storage::blobs::BlobLimits;
 use storage::{BlobStore, Decision, GuardEntry, SignerGuard, Step};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::announce::{self, Announcer};
 use super::application::Consensus;
 use super::backend::NodeBackend;
 use super::duties::{Duties, Training};
@@ -223,6 +225,7 @@ impl Blobs {
         let data = root.data();
         let opened = tokio::task::spawn_blocking(move || BlobStore::open(&data));
         let store = opened.await?.context("cannot open the blob store")?;
+        store.set_limits(BlobLimits { bytes_max: config.quota_bytes });
         let withheld = blobs::Withheld::default();
         let ledger: Arc<OnceLock<Arc<Ledger>>> = Arc::default();
         let (policy_ledger, policy_withheld) = (Arc::clone(&ledger), withheld.clone());
@@ -254,6 +257,9 @@ async fn assemble(
     // Set once: this is the only place that does.
     let _ = served.set(Arc::clone(&ledger));
     let worker = start_worker(&root, &config, tracker, token)?;
+    let path = root.data().join("announced");
+    let announcer = tokio::task::spawn_blocking(move || Announcer::open(path)).await?;
+    let announcer = announcer.context("cannot read what is announced")?;
     let note = root.data().join("joined.json");
     let training = tokio::task::spawn_blocking(move || Training::open(note)).await?;
     let account = secrets.account.public().account_id();
@@ -280,6 +286,8 @@ async fn assemble(
         blobs: service,
         snapshots: join::serve::SnapshotServer::default(),
         stranded: AtomicBool::new(false),
+        announcer,
+        data_in_use: Arc::default(),
         withheld,
         worker,
         transactions,
@@ -343,6 +351,7 @@ fn start_tasks(node: &Arc<Node>, events: tokio::sync::mpsc::Receiver<NetworkEven
     );
     node.tracker.spawn(gossip::run(Arc::clone(node), events));
     node.tracker.spawn(Box::pin(Duties::new(Arc::clone(node)).run()));
+    node.tracker.spawn(announce::run(Arc::clone(node)));
     node.tracker.spawn(tell_blocks(Arc::clone(node)));
     node.tracker.spawn(history::run(Arc::clone(node)));
     node.tracker.spawn(join::serve::run(Arc::clone(node)));

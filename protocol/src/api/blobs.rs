@@ -116,7 +116,8 @@ pub struct AddRequest {
     #[serde(default)]
     pub name: Option<PinName>,
     /// Whether a file is cut by its contents and becomes a collection of one, so that another
-    /// version of it shares what is equal. A folder always becomes a collection.
+    /// version of it shares what is equal; only where it is copied. A folder always becomes a
+    /// collection, and is cut where it is copied.
     #[serde(default)]
     pub chunked: bool,
     /// Whether others are told that it is here.

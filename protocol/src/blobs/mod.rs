@@ -7,6 +7,7 @@
 //! - [`ranges`]: sets of groups.
 //! - [`wire`]: the messages, and how a request falls into parts.
 //! - [`schedule`]: the fetch of one blob from many providers.
+//! - [`collection`]: folders as lists of blobs.
 //!
 //! **Architecture invariant.** The empty blob has one group, of no bytes, so that a size is proved
 //! in one way only: by the verified last group.
@@ -14,6 +15,7 @@
 //! Deliberately absent: hashing, files and streams. What is called verified here was verified by
 //! the caller.
 
+pub mod collection;
 pub mod ranges;
 pub mod schedule;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The rules from outside: whole chains, attacks on rounds, pinned encodings.
 
+mod blobs;
 mod chain;
 mod conservation;
 mod fuzz;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use protocol::blobs::collection::CollectionError;
 use protocol::ids::ContentHash;
 use thiserror::Error;
 
@@ -19,6 +20,21 @@ pub enum BlobError {
     /// Somebody else writes to it.
     #[error("blob {0} is being received already")]
     Receiving(ContentHash),
+    /// What lies on the disk is not what was stored.
+    #[error("blob {0} is damaged on the disk: run a check of the store, then fetch it again")]
+    Damaged(ContentHash),
+    /// A blob whose bytes were left in a file of the user.
+    #[error(
+        "{} has changed or is gone since it was added in place, so blob {hash} is no longer here: \
+         add the file again",
+        path.display()
+    )]
+    Changed {
+        /// The blob.
+        hash: ContentHash,
+        /// The file.
+        path: PathBuf,
+    },
     /// Over the caller's limit.
     #[error("{size} bytes where at most {max} are allowed")]
     TooLarge {
@@ -65,6 +81,50 @@ pub enum BlobError {
         /// Announced size.
         size: u64,
     },
+    /// The file of names and pins is damaged.
+    #[error(
+        "the names and pins in {} are damaged: nothing is collected or changed until a check of \
+         the store with repair has mended them",
+        path.display()
+    )]
+    PinsDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Too many names and pins.
+    #[error("there may be at most {max} names and pins: pin collections instead of their parts")]
+    TooManyPins {
+        /// How many.
+        max: usize,
+    },
+    /// A file or folder that changed while it was read.
+    #[error("{} changed while it was read: try again when nobody writes to it", path.display())]
+    ChangedWhileRead {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// A name that no collection has.
+    #[error(
+        "{} has a name that cannot travel: names are UTF-8 without backslashes and control \
+         characters, at most 255 bytes, and paths at most 1,024",
+        path.display()
+    )]
+    BadName {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// The target is there already.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// No collection can be made of these files.
+    #[error("no collection can be made of these files")]
+    Collection(#[from] CollectionError),
+    /// The caller did not want to go on.
+    #[error("it was cancelled; what it had written is removed")]
+    Cancelled,
     /// Over the limit of the store.
     #[error(
         "the blobs take {used} bytes and {wanted} more would exceed the quota of {max}: raise it, \

@@ -7,11 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::ids::ContentHash;
 
+use super::small::SmallPlace;
+
 /// Where a blob's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// A file of its own.
     File,
+    /// With others in a segment.
+    Small(SmallPlace),
+    /// A file of the user.
+    InPlace,
 }
 
 /// One blob.
@@ -21,18 +27,56 @@ pub(super) struct Entry {
     pub(super) place: Place,
 }
 
+impl Entry {
+    /// Bytes that it takes in the store.
+    const fn bytes(&self) -> u64 {
+        match self.place {
+            Place::File | Place::Small(_) => self.size,
+            Place::InPlace => 0,
+        }
+    }
+}
+
 /// All blobs.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     blobs: BTreeMap<ContentHash, Entry>,
     bytes: u64,
-    /// What was stored, or asked to be stored, since a collection of garbage began: it is kept.
+    /// What was stored, asked to be stored, held or pinned since a collection of garbage began
+    /// and was not yet marked by it.
     fresh: Option<BTreeSet<ContentHash>>,
 }
 
 impl Index {
     pub(super) fn get(&self, hash: &ContentHash) -> Option<Entry> {
         self.blobs.get(hash).copied()
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// From now on what is wanted is noted.
+    pub(super) fn begin_fresh(&mut self) {
+        self.fresh = Some(BTreeSet::new());
+    }
+
+    /// What was wanted since the last time.
+    pub(super) fn take_fresh(&mut self) -> BTreeSet<ContentHash> {
+        self.fresh.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Nothing is noted any more.
+    pub(super) fn end_fresh(&mut self) {
+        self.fresh = None;
+    }
+
+    /// The blob lies somewhere else now.
+    pub(super) fn relocate(&mut self, hash: &ContentHash, place: Place) {
+        if let Some(entry) = self.blobs.get_mut(hash) {
+            entry.place = place;
+        }
     }
 
     /// Whether it is stored; somebody wants it to be.
@@ -43,17 +87,20 @@ impl Index {
         self.blobs.contains_key(hash)
     }
 
-    pub(super) fn insert(&mut self, hash: ContentHash, entry: Entry) {
+    /// Lists a blob; returns what was listed before.
+    pub(super) fn insert(&mut self, hash: ContentHash, entry: Entry) -> Option<Entry> {
         if let Some(fresh) = &mut self.fresh {
             fresh.insert(hash);
         }
-        let before = self.blobs.insert(hash, entry).map_or(0, |before| before.size);
-        self.bytes = self.bytes.saturating_sub(before).saturating_add(entry.size);
+        let before = self.blobs.insert(hash, entry);
+        let had = before.map_or(0, |before| before.bytes());
+        self.bytes = self.bytes.saturating_sub(had).saturating_add(entry.bytes());
+        before
     }
 
     pub(super) fn remove(&mut self, hash: &ContentHash) -> Option<Entry> {
         let entry = self.blobs.remove(hash)?;
-        self.bytes = self.bytes.saturating_sub(entry.size);
+        self.bytes = self.bytes.saturating_sub(entry.bytes());
         Some(entry)
     }
 
@@ -61,7 +108,7 @@ impl Index {
         self.blobs.iter().map(|(hash, entry)| (*hash, *entry))
     }
 
-    /// Sum of all sizes.
+    /// Sum of the sizes of what is in the store itself.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }

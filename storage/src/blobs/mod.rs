@@ -84,29 +84,44 @@
 //! For a part, both sides name the same `ChunkRanges` (`bao_tree::io::round_up_to_chunks`).
 
 mod attached;
+mod batch;
 mod error;
 mod file;
+mod folders;
+mod fsck;
+mod gc;
+mod holds;
+mod import;
+mod in_place;
 mod index;
 mod outboard;
 mod part;
 mod partial;
+mod pins;
 mod read;
 mod received;
 mod serve;
+mod small;
 mod store;
-mod shim;
-pub use shim::VerifiedBlob;
 mod tree;
 
 use bao_tree::BlockSize;
 use protocol::ids::ContentHash;
 use protocol::limits;
 
+pub use batch::VerifiedBlob;
 pub use error::BlobError;
 pub use file::BlobFile;
+pub use folders::{ExportReport, FolderOptions, FolderReport};
+pub use fsck::FsckReport;
+pub use gc::GcReport;
+pub use holds::Hold;
+pub use import::{ImportMode, Imported, Importer, Progress, Stored};
+pub use in_place::Reference;
 pub use part::{EncodeError, Frame, PartError, VerifiedPart, decode_part, encode_part, part_bytes};
 pub use partial::bits::Bits;
 pub use partial::{Checkpoint, PartialBlob, PartialStatus};
+pub use pins::{NAME_BYTES_MAX, Name, PINS_MAX, Pins, Retention};
 pub use read::Verification;
 pub use received::WholeBlob;
 pub use serve::ServedBlob;

@@ -228,9 +228,21 @@ fn missing(error: io::Error, bytes: &mut [u8]) -> io::Result<()> {
 }
 
 mod sealed {
-    pub trait Frame: AsRef<[u8]> {}
-    impl Frame for Vec<u8> {}
-    impl Frame for bytes::Bytes {}
+    pub trait Frame: AsRef<[u8]> {
+        fn into_bytes(self) -> bytes::Bytes;
+    }
+
+    impl Frame for Vec<u8> {
+        fn into_bytes(self) -> bytes::Bytes {
+            self.into()
+        }
+    }
+
+    impl Frame for bytes::Bytes {
+        fn into_bytes(self) -> bytes::Bytes {
+            self
+        }
+    }
 }
 
 /// What a received frame may be held in: bytes that stay the same between two looks.
@@ -295,6 +307,16 @@ impl<F: Frame> VerifiedPart<F> {
             let at = *at as usize;
             (*place, frame.get(at..at + PAIR_BYTES).unwrap_or_default())
         })
+    }
+
+    pub(super) fn with_bytes(self) -> VerifiedPart<Bytes> {
+        let Self { hash, size, range, frame, groups, pairs } = self;
+        VerifiedPart { hash, size, range, frame: frame.into_bytes(), groups, pairs }
+    }
+
+    /// The frame: of a blob of one group, its bytes.
+    pub(super) const fn frame(&self) -> &F {
+        &self.frame
     }
 
     /// The frame, to be used again.

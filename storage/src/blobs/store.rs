@@ -4,20 +4,26 @@
 //! directory: the caller holds the [`crate::lock::DirectoryLock`]
 //! ([`crate::ledger::LedgerStore`] does).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::Bytes;
 use protocol::blobs::wire::Availability;
 use protocol::ids::ContentHash;
 use rustix::fs::{Mode, OFlags};
 
 use super::attached::AttachedFiles;
+use super::holds::{Hold, Holds};
+use super::in_place::References;
 use super::index::{Entry, Index, Place};
 use super::partial::{self, PartialBlob, PartialStatus, Partials, Paths};
+use super::pins::PinFile;
 use super::received::{self, TempFile, WholeBlob};
+use super::small::{SMALL_BYTES_MAX, SmallBlobs};
 use super::tree::outboard_bytes;
 use super::{BlobError, read};
 use crate::durable::{self, FileError, at};
@@ -42,7 +48,17 @@ pub(super) struct Inner {
     index: Mutex<Index>,
     pub(super) attached: AttachedFiles,
     partials: Partials,
+    small: Mutex<SmallBlobs>,
+    references: Mutex<References>,
+    pub(super) holds: Holds,
+    pins: Mutex<PinFile>,
+    /// Held by whoever collects garbage.
+    collecting: Mutex<()>,
+    /// Read-locked while small blobs are stored, write-locked while a segment is rewritten.
+    rewriting: RwLock<()>,
     bytes_max: AtomicU64,
+    /// Bytes of imports that run.
+    pub(super) importing: AtomicU64,
 }
 
 impl BlobStore {
@@ -59,15 +75,49 @@ impl BlobStore {
         for folder in entries(&dir)?.into_iter().filter(|path| is_shard(path)) {
             read_shard(&folder, &partial, &mut index)?;
         }
+        let (small, found) = SmallBlobs::open(dir.join("small"))?;
+        for (hash, size, place) in found {
+            let entry = Entry { size: u64::from(size), place: Place::Small(place) };
+            index.insert(hash, entry);
+        }
+        let references = References::open(dir.join("refs"))?;
+        for (hash, size) in references.iter() {
+            if index.get(&hash).is_none() {
+                index.insert(hash, Entry { size, place: Place::InPlace });
+            }
+        }
+        let pins = PinFile::open(dir.join("pins"))?;
         let inner = Inner {
             dir,
             next_temporary: AtomicU64::new(0),
             index: Mutex::new(index),
             attached: AttachedFiles::default(),
             partials: Partials::open(partial)?,
+            small: Mutex::new(small),
+            references: Mutex::new(references),
+            holds: Holds::default(),
+            pins: Mutex::new(pins),
+            collecting: Mutex::new(()),
+            rewriting: RwLock::new(()),
             bytes_max: AtomicU64::new(0),
+            importing: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Keeps a blob from being collected while the result lives; it need not be stored yet.
+    pub fn hold(&self, hash: ContentHash) -> Hold {
+        let hold = self.inner.holds.hold(hash);
+        self.keep([hash]);
+        hold
+    }
+
+    /// Notes blobs for a collection of garbage that runs.
+    pub(super) fn keep(&self, hashes: impl IntoIterator<Item = ContentHash>) {
+        let mut index = self.index();
+        for hash in hashes {
+            index.wanted(&hash);
+        }
     }
 
     /// Sets what it may take from now on. What is stored stays, even if it is more.
@@ -96,7 +146,8 @@ impl BlobStore {
         if max == 0 {
             return Ok(());
         }
-        let used = self.index().bytes().saturating_add(partial);
+        let importing = self.inner.importing.load(Ordering::Relaxed);
+        let used = self.index().bytes().saturating_add(partial).saturating_add(importing);
         match used.checked_add(wanted) {
             Some(sum) if sum <= max => Ok(()),
             _ => Err(BlobError::QuotaExceeded { used, wanted, max }),
@@ -110,6 +161,10 @@ impl BlobStore {
             return Ok(hash);
         }
         self.room_for(bytes.len() as u64)?;
+        if bytes.len() as u64 <= SMALL_BYTES_MAX {
+            self.put_small(&[(hash, Bytes::copy_from_slice(bytes))])?;
+            return Ok(hash);
+        }
         let mut temp = self.temporary()?;
         temp.file.write_all(bytes).map_err(at("write", temp.path()))?;
         self.install(temp, bytes.len() as u64, Some(hash))
@@ -202,7 +257,7 @@ impl BlobStore {
 
     /// Its length in bytes.
     pub fn size(&self, hash: &ContentHash) -> Option<u64> {
-        let stored = self.entry(hash).map(|entry| entry.size);
+        let stored = self.present(hash).map(|entry| entry.size);
         stored.or_else(|| self.inner.attached.get(hash).map(|attached| attached.size))
     }
 
@@ -218,14 +273,24 @@ impl BlobStore {
 
     /// Removes a blob; whether it was there. Readers that have it open keep it.
     pub fn delete(&self, hash: &ContentHash) -> Result<bool, BlobError> {
-        let mut index = self.index();
+        self.delete_listed(&mut self.index(), hash)
+    }
+
+    /// As [`Self::delete`], where the caller has locked the index.
+    pub(super) fn delete_listed(
+        &self,
+        index: &mut Index,
+        hash: &ContentHash,
+    ) -> Result<bool, BlobError> {
         let Some(entry) = index.remove(hash) else { return Ok(false) };
         match entry.place {
-            Place::File => {
-                durable::remove_if_present(&self.path(hash, "data"))?;
-                durable::remove_if_present(&self.path(hash, "obao4"))?;
-            }
+            Place::File => {}
+            Place::Small(place) => self.small().delete(hash, entry.size as u32, place),
+            Place::InPlace => return Ok(self.references().remove(hash).map(|()| true)?),
         }
+        // Of a small blob, the file that somebody asked for.
+        durable::remove_if_present(&self.path(hash, "data"))?;
+        durable::remove_if_present(&self.path(hash, "obao4"))?;
         Ok(true)
     }
 
@@ -261,37 +326,93 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Renames data and hash tree into place, durably. The tree first: data has its tree.
-    fn move_in(
+    /// Renames data and hash tree into place, durably.
+    pub(super) fn move_in(
         &self,
         hash: &ContentHash,
         size: u64,
         from: &Path,
         from_tree: &Path,
     ) -> Result<(), BlobError> {
+        let (data, tree) = (from.to_path_buf(), from_tree.to_path_buf());
+        self.move_all_in(&[Arrived { hash: *hash, size, data, tree }])
+    }
+
+    /// Renames files into place, durably, and lists them. The tree first: data has its tree.
+    pub(super) fn move_all_in(&self, files: &[Arrived]) -> Result<(), BlobError> {
+        let mut folders = BTreeSet::new();
+        // Held all the while: what is deleted meanwhile must not be listed.
         let mut index = self.index();
-        if index.wanted(hash) {
-            return Ok(());
-        }
-        let (data, tree) = (self.path(hash, "data"), self.path(hash, "obao4"));
-        let folder = durable::parent_of(&data).unwrap_or(&self.inner.dir);
-        durable::create_dir(folder)?;
-        if outboard_bytes(size) > 0 {
-            fs::rename(from_tree, &tree).map_err(at("rename into place", &tree))?;
-        }
-        if let Err(error) = fs::rename(from, &data) {
-            if outboard_bytes(size) > 0 {
-                fs::rename(&tree, from_tree).map_err(at("move back", from_tree))?;
+        let mut new = Vec::with_capacity(files.len());
+        for file in files.iter().filter(|file| !index.wanted(&file.hash)) {
+            let (data, tree) = (self.path(&file.hash, "data"), self.path(&file.hash, "obao4"));
+            let folder = durable::parent_of(&data).unwrap_or(&self.inner.dir).to_path_buf();
+            durable::create_dir(&folder)?;
+            let has_tree = outboard_bytes(file.size) > 0;
+            if has_tree {
+                fs::rename(&file.tree, &tree).map_err(at("rename into place", &tree))?;
             }
-            return Err(at("rename into place", &data)(error).into());
+            if let Err(error) = fs::rename(&file.data, &data) {
+                if has_tree {
+                    fs::rename(&tree, &file.tree).map_err(at("move back", &file.tree))?;
+                }
+                return Err(at("rename into place", &data)(error).into());
+            }
+            folders.insert(folder);
+            new.push((file.hash, file.size));
         }
-        durable::sync_dir(folder)?;
-        index.insert(*hash, Entry { size, place: Place::File });
+        folders.iter().try_for_each(|folder| durable::sync_dir(folder))?;
+        for (hash, size) in new {
+            index.insert(hash, Entry { size, place: Place::File });
+        }
         Ok(())
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The small blobs. Never locked before the index is.
+    pub(super) fn small(&self) -> MutexGuard<'_, SmallBlobs> {
+        self.inner.small.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names and pins. Never locked while the index is.
+    pub(super) fn pin_file(&self) -> MutexGuard<'_, PinFile> {
+        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn one_collector(&self) -> MutexGuard<'_, ()> {
+        self.inner.collecting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rewriting(&self) -> &RwLock<()> {
+        &self.inner.rewriting
+    }
+
+    /// The references. Never locked before the index is.
+    pub(super) fn references(&self) -> MutexGuard<'_, References> {
+        self.inner.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::entry`], of a file of the user only while it is unchanged.
+    fn present(&self, hash: &ContentHash) -> Option<Entry> {
+        let entry = self.entry(hash)?;
+        let changed = match entry.place {
+            Place::InPlace => {
+                let references = self.references();
+                references.get(hash).is_none_or(|reference| !reference.is_unchanged())
+            }
+            Place::File | Place::Small(_) => false,
+        };
+        if !changed {
+            return Some(entry);
+        }
+        tracing::warn!(%hash, "the file that holds a blob has changed or is gone");
+        if let Err(error) = self.delete(hash) {
+            tracing::warn!(%hash, %error, "cannot remove the reference to a changed file");
+        }
+        None
     }
 
     pub(super) fn entry(&self, hash: &ContentHash) -> Option<Entry> {
@@ -307,6 +428,15 @@ impl BlobStore {
         let folder = name.get(..2).unwrap_or_default();
         self.inner.dir.join(folder).join(format!("{name}.{extension}"))
     }
+}
+
+/// A blob's files, complete, verified and synced.
+pub(super) struct Arrived {
+    pub(super) hash: ContentHash,
+    pub(super) size: u64,
+    pub(super) data: PathBuf,
+    /// Only of a blob of several groups.
+    pub(super) tree: PathBuf,
 }
 
 /// Whether a folder is one of those that hold blobs: two hexadecimal digits.
@@ -344,14 +474,14 @@ pub(super) fn open_untrusted(path: &Path) -> Result<fs::File, BlobError> {
     }
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     fs::read_dir(dir)
         .and_then(|list| list.map(|entry| entry.map(|e| e.path())).collect())
         .map_err(at("list", dir))
 }
 
 /// The hash in a file name `<hash>.<extension>`.
-fn named(path: &Path, extension: &str) -> Option<ContentHash> {
+pub(super) fn named(path: &Path, extension: &str) -> Option<ContentHash> {
     let name = path.file_name()?.to_str()?;
     name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()
 }

@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod blobs;
+mod blobs_folders;
+mod blobs_import;
+mod blobs_keeping;
 mod blobs_partial;
 mod blobs_parts;
+mod blobs_small;
 mod corruption;
 mod crashes;
 mod full_disk;

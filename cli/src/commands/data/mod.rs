@@ -27,7 +27,7 @@ pub(crate) enum DataCommand {
         ayni data add /big/weights.safetensors --in-place\n\n\
         The first line printed is the hash by which anybody can fetch it. A folder becomes a\n\
         collection: its files are cut by their contents, so that a later version of it shares\n\
-        what did not change. Use `publish` for a dataset that models are trained on.")]
+        what did not change; with --in-place and --reflink they stay whole. Use `publish` for a dataset that models are trained on.")]
     Add(AddArguments),
     /// Fetch a blob or a folder by its hash, from everybody who has it at once
     #[command(after_help = "Examples:\n  \
@@ -55,7 +55,8 @@ pub(crate) enum DataCommand {
     },
     /// Keep a blob, and everything in a collection, under a name
     #[command(after_help = "Examples:\n  ayni data pin HASH --name corpus:2026\n  \
-        ayni data pin HASH --days 30")]
+        ayni data pin HASH --days 30\n\n\
+        A name keeps its blob for ever, and is moved when it is given to another one.")]
     Pin(PinArguments),
     /// Keep a blob no more; `gc` removes it then
     #[command(after_help = "Examples:\n  ayni data unpin corpus:2026\n  ayni data unpin HASH\n\n\
@@ -139,7 +140,7 @@ pub(crate) struct AddArguments {
     #[arg(long)]
     reflink: bool,
     /// Cut a single file by its contents, too, so that another version of it shares what is equal
-    #[arg(long, conflicts_with = "in_place")]
+    #[arg(long, conflicts_with_all = ["in_place", "reflink"])]
     chunked: bool,
     /// Do not tell others that it is here
     #[arg(long)]
@@ -211,7 +212,7 @@ pub(crate) struct PinArguments {
     /// What to keep; it must be here
     hash: ContentHash,
     /// Its name [default: the hash]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "days")]
     name: Option<PinName>,
     /// Keep it for so many days [default: for ever]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=36_600))]

@@ -1,24 +1,24 @@
-//! One function per route: parse, ask the backend, answer. The ledger's are in [`ledger`].
+//! One function per route: parse, ask the backend, answer. Those of the ledger are in
+//! [`ledger`], those of data in [`data`].
 
+pub(super) mod data;
 pub(super) mod ledger;
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use protocol::api::{
-    ApiError, BlobReceipt, Contribution, Contributions, CreateModelRequest, DataList,
-    EvaluateRequest, GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model,
-    ModelRef, Models, OpenRoundsRequest, Peers, PrivateRequest, PrivateSummary, PublishRequest,
-    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
+    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateRequest,
+    JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models, OpenRoundsRequest,
+    Peers, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
     Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
 use protocol::codec;
 use protocol::ids::{ContributionId, TransactionHash};
 use protocol::limits::{GENERATE_BYTES_MAX, PROMPT_BYTES_MAX};
 
-use super::access::Caller;
 use super::extract::{Body, Failure, Params, Segment, body_bytes};
 use super::server::Shared;
 use super::{Backend, stream};
@@ -67,52 +67,6 @@ pub(super) async fn transaction<B: Backend>(
     Segment(hash): Segment<TransactionHash>,
 ) -> Reply<TransactionState> {
     reply(node.backend.transaction(hash).await?)
-}
-
-pub(super) async fn store_blob<B: Backend>(
-    State(node): Node<B>,
-    request: Request,
-) -> Reply<BlobReceipt> {
-    let _permit = node
-        .uploads
-        .acquire()
-        .await
-        .map_err(|_| ApiError::unavailable("the node is shutting down"))?;
-    let bytes = body_bytes(request, &node).await?;
-    if bytes.is_empty() {
-        return Err(ApiError::bad_request("the body is empty, and an empty blob is useless").into());
-    }
-    reply(node.backend.store_blob(bytes).await?)
-}
-
-pub(super) async fn data<B: Backend>(State(node): Node<B>) -> Reply<DataList> {
-    reply(node.backend.data().await?)
-}
-
-pub(super) async fn publish<B: Backend>(
-    State(node): Node<B>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Body(request): Body<PublishRequest>,
-) -> Reply<JobStarted> {
-    check_path(&node, caller, &request.path)?;
-    reply(JobStarted { job: node.backend.publish(request).await? })
-}
-
-pub(super) async fn set_private<B: Backend>(
-    State(node): Node<B>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Body(request): Body<PrivateRequest>,
-) -> Reply<PrivateSummary> {
-    check_path(&node, caller, &request.path)?;
-    reply(node.backend.set_private(request).await?)
-}
-
-fn check_path<B>(node: &Shared<B>, caller: Caller, path: &str) -> Result<(), ApiError> {
-    node.access.check_path(caller)?;
-    if path.starts_with('/') && !path.contains('\0') {
-        return Ok(());
-    }
-    Err(ApiError::bad_request("the path must be absolute: the node has another working folder"))
 }
 
 pub(super) async fn models<B: Backend>(State(node): Node<B>) -> Reply<Models> {

@@ -6,15 +6,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateDone, GenerateRequest, HistoryPage,
-    HistoryQuery, JobId, JobKind, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest,
-    Peers, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals,
-    ProposalsQuery, ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Role, Rounds,
-    RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
-    SubmitResult, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
-    TransactionReceipt, TransactionState, Validators, ValidatorsQuery, WorkerState, WorkerStatus,
+    Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId,
+    JobKind, JobProgress, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PinName, PinRequest, PinSummary, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail,
+    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, Providers, PublishRequest,
+    RemoveRequest, Removed, ReviewsQuery, Role, Rounds, RoundsOpened, RoundsQuery, SendRequest,
+    SourceBytes, SourceProgress, StakeRequest, Stakes, StakesQuery, Status, SubmitResult,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest, WorkerState, WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
@@ -27,7 +30,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Backend, GenerateOutput, Jobs};
+use crate::api::{Backend, GenerateOutput, Jobs, Piece};
 
 pub(super) struct Sample {
     jobs: Jobs,
@@ -72,6 +75,21 @@ pub(super) fn evaluated() -> JobResult {
         loss_nanonats: 2_900_000_000,
         windows: 2,
         bytes: 256,
+    }
+}
+
+pub(super) fn got(hash: ContentHash) -> JobResult {
+    JobResult::GetData {
+        hash,
+        bytes: 9,
+        files: 1,
+        collection: false,
+        bytes_fetched: 5,
+        bytes_had: 4,
+        sources: vec![SourceBytes { node: NodeId::default(), bytes: 5 }],
+        target: Some("/out".to_owned()),
+        pin: None,
+        elapsed_ms: 1,
     }
 }
 
@@ -270,6 +288,87 @@ impl Backend for Sample {
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
         let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(BlobReceipt { hash: ContentHash::of(&bytes), bytes: count })
+    }
+
+    async fn add_data(&self, request: AddRequest) -> Result<JobId, ApiError> {
+        self.note(format!("add {request:?}"));
+        absent()
+    }
+
+    async fn upload(
+        &self,
+        query: UploadQuery,
+        mut pieces: mpsc::Receiver<Piece>,
+    ) -> Result<BlobReceipt, ApiError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes = 0;
+        loop {
+            match pieces.recv().await {
+                Some(Piece::Bytes(piece)) => {
+                    bytes += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                    hasher.update(&piece);
+                }
+                Some(Piece::End) => break,
+                None => {
+                    self.note("upload cut off".to_owned());
+                    return Err(ApiError::bad_request("cut off"));
+                }
+            }
+        }
+        self.note(format!("upload {query:?}"));
+        Ok(BlobReceipt { hash: ContentHash::from_bytes(*hasher.finalize().as_bytes()), bytes })
+    }
+
+    async fn get_data(&self, request: GetRequest) -> Result<JobId, ApiError> {
+        self.jobs.start(JobKind::GetData, move |handle| async move {
+            let node = NodeId::default();
+            let sources = vec![SourceProgress { node, bytes: 5, bytes_per_s: 6 }];
+            let message = "fetching".to_owned();
+            handle.report(JobProgress { done: 5, total: 9, message, sources });
+            if request.target.is_none() {
+                std::future::pending::<()>().await;
+            }
+            Ok(got(request.hash))
+        })
+    }
+
+    async fn list_blobs(&self, query: BlobsQuery) -> Result<BlobList, ApiError> {
+        self.note(format!("blobs {query:?}"));
+        Ok(BlobList::default())
+    }
+
+    async fn blob(&self, hash: ContentHash, query: BlobQuery) -> Result<BlobDetail, ApiError> {
+        self.note(format!("blob {hash} {:?}", query.files));
+        absent()
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        let PinRequest { hash, name, lease_s: until_s, announce: announced } = request;
+        let name = name.unwrap_or_else(|| PinName::from(hash));
+        Ok(PinSummary { name, hash, until_s, announced })
+    }
+
+    async fn unpin(&self, _: UnpinRequest) -> Result<Unpinned, ApiError> {
+        absent()
+    }
+
+    async fn remove_blob(&self, request: RemoveRequest) -> Result<Removed, ApiError> {
+        self.note(format!("rm {} {}", request.hash, request.force));
+        Err(ApiError::conflict("it is pinned"))
+    }
+
+    async fn collect_garbage(&self, request: GcRequest) -> Result<JobId, ApiError> {
+        self.note(format!("gc {}", request.dry_run));
+        absent()
+    }
+
+    async fn verify_data(&self, request: VerifyRequest) -> Result<JobId, ApiError> {
+        self.note(format!("verify {} {}", request.hash.is_some(), request.repair));
+        absent()
+    }
+
+    async fn providers(&self, _: ContentHash) -> Result<Providers, ApiError> {
+        Ok(Providers::default())
     }
 
     async fn data(&self) -> Result<DataList, ApiError> {

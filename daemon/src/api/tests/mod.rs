@@ -1,6 +1,7 @@
 //! The server over a real socket, asked by the real client, before a small backend.
 
 mod backend;
+mod data;
 
 use std::sync::Arc;
 

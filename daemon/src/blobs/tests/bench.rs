@@ -33,9 +33,12 @@ pub(super) struct Node {
 
 impl Node {
     fn start(seed: u8) -> Self {
+        Self::start_with(seed, NetworkConfig::loopback(ChainId::from_bytes([1; 32])))
+    }
+
+    fn start_with(seed: u8, config: NetworkConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-        let config = NetworkConfig::loopback(ChainId::from_bytes([1; 32]));
         let key = SecretKey::from_seed(&[seed; 32]);
         let network =
             network::start(config, &key, &tracker, token.clone()).expect("a swarm on loopback");
@@ -54,7 +57,22 @@ impl Node {
         config: BlobConfig,
         policy: impl Fn(&ContentHash) -> bool + Send + Sync + 'static,
     ) -> (Self, BlobService) {
-        let node = Self::start(seed);
+        Self::start(seed).serve(config, policy)
+    }
+
+    /// A node that dials nobody on its own.
+    pub(super) fn lonely(seed: u8) -> (Self, BlobService) {
+        let config = NetworkConfig::loopback(ChainId::from_bytes([1; 32]));
+        let node = Self::start_with(seed, NetworkConfig { peers_target: 0, ..config });
+        node.serve(BlobConfig::default(), |_| true)
+    }
+
+    fn serve(
+        self,
+        config: BlobConfig,
+        policy: impl Fn(&ContentHash) -> bool + Send + Sync + 'static,
+    ) -> (Self, BlobService) {
+        let node = self;
         let service = BlobService::start(
             config,
             node.store.clone(),

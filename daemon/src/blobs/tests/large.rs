@@ -103,7 +103,7 @@ async fn one_corrupts_one_stalls_one_lies_about_what_it_has_and_the_fetch_ends_w
     assert_eq!(stats.attempts_lied, 1, "{stats:?}");
     assert!(settled(&node.network).await.banned >= 1, "the liar");
     let alone = SIZE as f64 / (12 * MIB) as f64;
-    println!(
+    eprintln!(
         "fetched in {:.2} s, {alone:.2} s from the honest one alone; it sent {} of {SIZE} bytes",
         took.as_secs_f64(),
         source.stats().bytes_sent

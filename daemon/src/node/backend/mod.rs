@@ -18,17 +18,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::amount::Credits;
 use protocol::api::{
-    Accounts, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobReceipt, BlockDetail,
-    BlockRef, Blocks, BlocksQuery, ChainParameters, Contribution, Contributions,
-    CreateModelRequest, DataList, EvaluateRequest, GenerateRequest, HistoryPage, HistoryQuery,
-    JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PrivateRequest,
+    Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
+    BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
+    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
+    GcRequest, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef,
+    Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
     PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
-    ProposeRequest, Proposed, PublishRequest, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery,
-    SendRequest, StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions, Submitted,
-    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, TransactionState,
-    Validators, ValidatorsQuery,
+    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
+    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
+    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
+    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
+    ValidatorsQuery, VerifyRequest,
 };
-use protocol::ids::{AccountId, ContributionId, TransactionHash};
+use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;
 use protocol::transaction::{Payload, ProposalId};
 use tokio::sync::mpsc;
@@ -36,7 +38,7 @@ use tokio::sync::mpsc;
 pub use view::round_events;
 
 use super::Node;
-use crate::api::{Backend, GenerateOutput, Jobs};
+use crate::api::{Backend, GenerateOutput, Jobs, Piece};
 use crate::engine::Engine;
 
 /// How long a transaction of the interface may take to become final.
@@ -194,6 +196,54 @@ impl Backend for NodeBackend {
 
     async fn store_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
         self.keep_blob(bytes).await
+    }
+
+    async fn add_data(&self, request: AddRequest) -> Result<JobId, ApiError> {
+        Self::add_data(self, request)
+    }
+
+    async fn upload(
+        &self,
+        query: UploadQuery,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> Result<BlobReceipt, ApiError> {
+        self.take_upload(query, pieces).await
+    }
+
+    async fn get_data(&self, request: GetRequest) -> Result<JobId, ApiError> {
+        Self::get_data(self, request).await
+    }
+
+    async fn list_blobs(&self, query: BlobsQuery) -> Result<BlobList, ApiError> {
+        Self::list_blobs(self, query).await
+    }
+
+    async fn blob(&self, hash: ContentHash, query: BlobQuery) -> Result<BlobDetail, ApiError> {
+        self.show_blob(hash, query).await
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinSummary, ApiError> {
+        self.pin_blob(request).await
+    }
+
+    async fn unpin(&self, request: UnpinRequest) -> Result<Unpinned, ApiError> {
+        self.unpin_blob(request).await
+    }
+
+    async fn remove_blob(&self, request: RemoveRequest) -> Result<Removed, ApiError> {
+        Self::remove_blob(self, request).await
+    }
+
+    async fn collect_garbage(&self, request: GcRequest) -> Result<JobId, ApiError> {
+        Self::collect_garbage(self, request)
+    }
+
+    async fn verify_data(&self, request: VerifyRequest) -> Result<JobId, ApiError> {
+        Self::verify_data(self, request)
+    }
+
+    async fn providers(&self, hash: ContentHash) -> Result<Providers, ApiError> {
+        self.find_providers(hash).await
     }
 
     async fn data(&self) -> Result<DataList, ApiError> {

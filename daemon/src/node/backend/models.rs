@@ -13,15 +13,19 @@ use protocol::model::{Head, ModelSpec, RoundParameters};
 use protocol::training::report_windows;
 use protocol::transaction::Payload;
 use protocol::worker::{EvaluateJob, GenerateJob, Progress, Variant, WorkerOutcome, WorkerRequest};
+use storage::blobs::Retention;
 use tokio::sync::mpsc;
 
 use super::data::failed;
 use super::{NodeBackend, PATIENCE};
 use crate::api::GenerateOutput;
 use crate::node::Node;
+use crate::node::announce::unix_seconds;
 use crate::node::duties::inputs::{JOB_MAX, checkpoint_bytes_max, name};
 use crate::worker::{Lane, WorkerError};
 
+/// For how long initial weights are kept that no model on the ledger has: a day.
+const UNREGISTERED_KEPT_S: u64 = 86_400;
 /// Pieces of a generation that may wait for the client.
 const PIECES: usize = 256;
 
@@ -175,6 +179,8 @@ async fn initialize(node: &Arc<Node>, spec: &mut ModelSpec) -> Result<u64, ApiEr
         return Err(ApiError::internal("the worker answered another question"));
     };
     let bytes_max = checkpoint_bytes_max(spec);
+    // The transaction that names it may become final after everybody has stopped waiting for it.
+    let _hold = node.store.hold(checkpoint);
     let kept = job
         .keep(&out, &node.store, bytes_max)
         .await
@@ -182,6 +188,11 @@ async fn initialize(node: &Arc<Node>, spec: &mut ModelSpec) -> Result<u64, ApiEr
     if kept != checkpoint {
         return Err(ApiError::internal("the worker wrote another checkpoint than it says"));
     }
+    let until = Retention::Until(unix_seconds().saturating_add(UNREGISTERED_KEPT_S));
+    let store = node.store.clone();
+    let pinned = tokio::task::spawn_blocking(move || store.pin(&[(checkpoint, until)]));
+    let pinned = pinned.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    pinned.map_err(|error| failed(&error.into()))?;
     spec.initial_checkpoint = checkpoint;
     Ok(parameters)
 }

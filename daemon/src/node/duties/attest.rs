@@ -14,9 +14,11 @@ use protocol::limits;
 use protocol::model::{Head, OuterState};
 use protocol::review::{Verdict, gain};
 use protocol::worker::{MergeJob, SubmittedDelta, Variant, WorkerOutcome, WorkerRequest};
+use storage::blobs::Hold;
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, delta_name, name};
 use super::{Done, Outcome};
+use crate::blobs::Priority;
 use crate::node::Node;
 use crate::node::notes::{HeadNote, Notes};
 use crate::worker::{Job, Lane};
@@ -54,7 +56,7 @@ pub(super) async fn attest(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
     for (number, payload) in payloads.iter().enumerate() {
         job.put_blob(&delta_name(number)?, &node.store, *payload).await?;
     }
-    let head = merge(node, &inputs, &mut job, payloads.len()).await?;
+    let (head, _held) = merge(node, &inputs, &mut job, payloads.len()).await?;
     let gain = measure(node, &inputs, &mut job, payloads.len()).await?;
     drop(job);
     let possession = possession(node, head.checkpoint).await?;
@@ -78,7 +80,8 @@ async fn fetch(
         let Some(manifest) = &contribution.manifest else { continue };
         let mut hints: Vec<_> = crate::network::peer_id(&member.node).into_iter().collect();
         hints.extend(inputs.peers.iter().copied());
-        match node.blobs.fetch(manifest.payload, limits::DELTA_BYTES_MAX, hints).await {
+        let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
+        match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(_) => payloads.push(manifest.payload),
             Err(error) => {
                 tracing::warn!(author = %member.node, %error, "cannot get an accepted delta");
@@ -94,7 +97,7 @@ async fn merge(
     inputs: &Inputs,
     job: &mut Job,
     count: usize,
-) -> anyhow::Result<Head> {
+) -> anyhow::Result<(Head, [Hold; 2])> {
     let whole = u32::try_from(PPM)?;
     let submitted = (0..count)
         .map(|i| Ok(SubmittedDelta { payload: delta_name(i)?, weight_ppm: whole }))
@@ -114,6 +117,8 @@ async fn merge(
     let WorkerOutcome::Merged { checkpoint, outer_state } = outcome else {
         bail!("an answer to another question");
     };
+    // Until it is written down that they are needed.
+    let held = [node.store.hold(checkpoint), node.store.hold(outer_state)];
     let bytes_max = checkpoint_bytes_max(inputs.spec());
     let kept = job.keep(&checkpoint_out, &node.store, bytes_max).await?;
     let state_max = u64::try_from(<OuterState as protocol::codec::Canonical>::BYTES_MAX)?;
@@ -121,7 +126,7 @@ async fn merge(
     if (kept, kept_state) != (checkpoint, outer_state) {
         bail!("the worker wrote other files than it says");
     }
-    Ok(Head { checkpoint, outer_state, parameters: inputs.round.parameters.hash() })
+    Ok((Head { checkpoint, outer_state, parameters: inputs.round.parameters.hash() }, held))
 }
 
 /// The gain of the merged head over its parent on the round's review windows.

@@ -139,7 +139,7 @@ impl Training {
     fn progress(&self, node: &Node, done: u64, total: u64, loss_nanonats: Option<u64>) {
         let mut state = self.lock();
         let Some(status) = &mut state.status else { return };
-        status.progress = JobProgress { done, total, message: String::new() };
+        status.progress = JobProgress { done, total, ..JobProgress::default() };
         status.loss_nanonats = loss_nanonats.or(status.loss_nanonats);
         node.events.tell(&NodeEvent::Duty { duty: status.clone() });
     }
@@ -179,7 +179,7 @@ enum Work {
 }
 
 impl Work {
-    const fn status(self) -> DutyStatus {
+    fn status(self) -> DutyStatus {
         let (kind, model, round) = match self {
             Self::Train(model, round) => (DutyKind::Train, model, round),
             Self::Review(model, round) => (DutyKind::Review, model, round),
@@ -189,7 +189,7 @@ impl Work {
             kind,
             model,
             round,
-            progress: JobProgress { done: 0, total: 0, message: String::new() },
+            progress: JobProgress::default(),
             loss_nanonats: None,
             finished: false,
             error: None,

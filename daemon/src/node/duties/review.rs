@@ -12,6 +12,7 @@ use protocol::worker::{Variant, WorkerOutcome};
 
 use super::inputs::{Inputs, JOB_MAX, delta_name, name};
 use super::{Done, Outcome};
+use crate::blobs::Priority;
 use crate::node::Node;
 use crate::node::notes::Notes;
 use crate::worker::Lane;
@@ -38,7 +39,8 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
         let id = round.contribution_id(&member.node);
         let mine = contribution.panel.iter().any(|seat| seat.node == me);
         let hints = crate::network::peer_id(&member.node).into_iter().collect();
-        match node.blobs.fetch(manifest.payload, limits::DELTA_BYTES_MAX, hints).await {
+        let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
+        match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(size) if size == manifest.payload_bytes => {
                 fetched.push((id, manifest.payload, mine));
             }

@@ -4,11 +4,13 @@ use super::peer::Standing;
 use super::{ALIGN_GROUPS, Effect, Request, RequestId, Schedule, duration_ms};
 use crate::blobs::wire::window_of;
 use crate::blobs::{GroupRange, GroupRanges};
-use crate::limits::{BLOB_RUNS_PER_ITEM_MAX, GROUP_BYTES};
+use crate::limits::{BLOB_RUNS_PER_ITEM_MAX, GROUP_BYTES, PART_GROUPS};
 
 /// What an idle peer is to do for another.
 struct Taken {
     from: RequestId,
+    /// What the other does not owe any more: the end of what it owed, or nothing.
+    cut: GroupRanges,
     ranges: GroupRanges,
 }
 
@@ -18,13 +20,10 @@ impl<P: Ord + Copy> Schedule<P> {
         if self.paused {
             return;
         }
-        let ready: Vec<P> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.is_ready(self.now_ms))
-            .map(|(name, _)| *name)
-            .collect();
-        for name in ready {
+        let ready = self.peers.iter().filter(|(_, peer)| peer.is_ready(self.now_ms));
+        let mut ready: Vec<_> = ready.map(|(name, peer)| (peer.rank(), *name)).collect();
+        ready.sort_unstable();
+        for (_, name) in ready {
             while self.ask_more(name) {}
         }
     }
@@ -37,13 +36,15 @@ impl<P: Ord + Copy> Schedule<P> {
         let idle = peer.open.is_empty();
         let mut twin = None;
         let mut ranges = GroupRanges::new();
-        if peer.dry != Some(self.freed) {
+        if peer.dry != Some(self.freed) && !self.is_hindrance(name) {
             ranges = self.take_free(name);
         }
         if ranges.is_empty() && idle {
-            if let Some(taken) = self.stolen(name) {
-                self.shorten(taken.from, &taken.ranges);
-                ranges = taken.ranges;
+            if let Some(Taken { from, cut, ranges: taken }) = self.stolen(name) {
+                self.shorten(from, &cut);
+                // What the thief has not, or not now, is for anybody.
+                self.release(&cut.difference(&taken));
+                ranges = taken;
             } else if let Some(taken) = self.doubled(name) {
                 twin = Some(taken.from);
                 ranges = taken.ranges;
@@ -56,6 +57,26 @@ impl<P: Ord + Copy> Schedule<P> {
         true
     }
 
+    /// Whether another, faster peer should have all that is missing before this one has sent a
+    /// part: what is free is better left to it.
+    fn is_hindrance(&self, name: P) -> bool {
+        let Some(own) = self.peers.get(&name).and_then(|peer| peer.speed.measured()) else {
+            return false;
+        };
+        let missing = self.whole.groups().saturating_sub(self.verified.groups());
+        let part_ms = duration_ms(PART_GROUPS, own);
+        // While nothing is asked of anybody, nobody hinders.
+        !self.requests.is_empty()
+            && self.peers.values().any(|peer| {
+                let speed = peer.speed.current(self.now_ms, 0);
+                peer.standing == Standing::Proven
+                    && !peer.open.is_empty()
+                    && peer.has.groups() == self.whole.groups()
+                    && speed > own
+                    && duration_ms(missing, speed) < part_ms
+            })
+    }
+
     fn open(&mut self, name: P, ranges: GroupRanges, twin: Option<RequestId>) {
         let request = RequestId(self.requests_made);
         self.requests_made = self.requests_made.saturating_add(1);
@@ -64,11 +85,13 @@ impl<P: Ord + Copy> Schedule<P> {
                 peer.heard_ms = self.now_ms;
                 peer.speed.begin(self.now_ms);
             }
-            peer.doubled |= twin.is_some();
             peer.open.push(request);
         }
         if let Some(other) = twin.and_then(|twin| self.requests.get_mut(&twin)) {
             other.twin = Some(request);
+            if let Some(peer) = self.peers.get_mut(&other.peer) {
+                peer.doubled = true;
+            }
         }
         self.starved = false;
         let open = Request { peer: name, wanted: ranges.clone(), twin, part_ms: self.now_ms };
@@ -129,18 +152,20 @@ impl<P: Ord + Copy> Schedule<P> {
     }
 
     /// How many groups the peer should be asked for: what it sends in the target time, but less
-    /// when little is free and others want to work too.
+    /// when little is free and others want to work too, and never less than a part.
     fn ask_size(&self, name: P) -> u64 {
         let Some(peer) = self.peers.get(&name) else { return 0 };
         let limits = &self.limits;
-        let in_time = peer.speed.measured().map_or(u64::MAX, |bytes_per_s| {
+        let measured = peer.speed.measured();
+        let in_time = measured.map_or(u64::MAX, |bytes_per_s| {
             let bytes = bytes_per_s.saturating_mul(limits.target_ms) / 1_000;
             bytes / GROUP_BYTES
         });
+        let least = in_time.clamp(PART_GROUPS, limits.ask_groups_min.max(PART_GROUPS));
         let workers = self.peers.values().filter(|peer| peer.standing == Standing::Proven).count();
         let shares = u64::try_from(workers.saturating_mul(peer.slots)).unwrap_or(u64::MAX);
         let fair = self.free.groups().checked_div(shares).unwrap_or(0);
-        peer.ask_groups.min(in_time).min(fair).min(limits.ask_groups_max).max(limits.ask_groups_min)
+        peer.ask_groups.min(in_time).min(fair).min(limits.ask_groups_max).max(least)
     }
 
     /// The speed assumed of a peer before it is measured: its first request in the target time.
@@ -176,42 +201,46 @@ impl<P: Ord + Copy> Schedule<P> {
         slow.into_iter().map(|(ms, _, id)| (ms, id)).collect()
     }
 
-    /// The tail of the request that would end last: so much that both should end together. The
-    /// part that is on its way stays with the other peer.
+    /// The tail of the request that would end last: so much that both should end together. It is
+    /// always the end of what the other owes, so that nothing unwanted comes before what is wanted,
+    /// and never of the part that is on its way. A stranger gets a random group of the last part.
     fn stolen(&mut self, name: P) -> Option<Taken> {
-        let (from, candidates, share) = self.slow(name).into_iter().find_map(|(_, id)| {
-            let thief = self.peers.get(&name)?;
+        let thief = self.peers.get(&name)?;
+        let unproven = thief.standing == Standing::Unproven;
+        let (from, cut, candidates, share) = self.slow(name).into_iter().find_map(|(_, id)| {
             let request = self.requests.get(&id)?;
             let (owed, speed, _) = self.backlog(request.peer)?;
             let own = thief.speed.usual(self.assumed_speed());
             let share = owed.saturating_mul(own).checked_div(own.saturating_add(speed))?;
             let behind = window_of(request.wanted.first()?.start()).end();
-            let unproven = thief.standing == Standing::Unproven;
-            let from = if unproven { behind } else { tail(&request.wanted, share).max(behind) };
-            let tail = GroupRange::new(from, self.whole.end())?;
-            let tail: GroupRanges = request.wanted.within(tail).collect();
-            let candidates = tail.intersection(&thief.has);
-            let share = if unproven { 1 } else { share.min(self.limits.ask_groups_max) };
-            (!candidates.is_empty() && share > 0).then_some((id, candidates, share))
+            let from = if unproven {
+                window_of(request.wanted.end().saturating_sub(1)).start()
+            } else {
+                tail(&request.wanted, share)
+            };
+            let window = GroupRange::new(from.max(behind), self.whole.end())?;
+            let cut: GroupRanges = request.wanted.within(window).collect();
+            let candidates = cut.intersection(&thief.has);
+            (!candidates.is_empty() && share > 0).then_some((id, cut, candidates, share))
         })?;
-        let unproven = self.peers.get(&name)?.standing == Standing::Unproven;
         let ranges = if unproven {
             self.one_of(&candidates)
         } else {
-            choose(&candidates, &candidates, &GroupRanges::new(), share)
+            let groups = share.min(self.limits.ask_groups_max);
+            choose(&candidates, &candidates, &GroupRanges::new(), groups)
         };
-        (!ranges.is_empty()).then_some(Taken { from, ranges })
+        (!ranges.is_empty()).then_some(Taken { from, cut, ranges })
     }
 
     /// The rest of a single part that another peer owes and that this one should have sooner.
     fn doubled(&mut self, name: P) -> Option<Taken> {
         let peer = self.peers.get(&name)?;
-        if peer.doubled {
-            return None;
-        }
         let speed = peer.speed.usual(self.assumed_speed());
         let (from, candidates) = self.slow(name).into_iter().find_map(|(ms, id)| {
-            let wanted = &self.requests.get(&id)?.wanted;
+            let Request { peer: other, wanted, .. } = self.requests.get(&id)?;
+            if self.peers.get(other)?.doubled {
+                return None;
+            }
             let one_part = wanted.end() <= window_of(wanted.first()?.start()).end();
             let sooner = duration_ms(wanted.groups(), speed) < ms;
             let candidates = wanted.intersection(&peer.has);
@@ -219,7 +248,7 @@ impl<P: Ord + Copy> Schedule<P> {
         })?;
         let unproven = peer.standing == Standing::Unproven;
         let ranges = if unproven { self.one_of(&candidates) } else { candidates };
-        Some(Taken { from, ranges })
+        Some(Taken { from, cut: GroupRanges::new(), ranges })
     }
 }
 
@@ -234,21 +263,27 @@ fn choose(a: &GroupRanges, b: &GroupRanges, avoid: &GroupRanges, groups: u64) ->
         if left == 0 || chosen.runs().len() >= BLOB_RUNS_PER_ITEM_MAX {
             break;
         }
-        chosen.insert(cut(run, left));
+        let begun = cut(run, left);
+        chosen.insert(begun);
+        if begun != run {
+            break;
+        }
     }
     chosen
 }
 
-/// The beginning of a run: at most `groups` of it, or up to the next multiple of
-/// [`ALIGN_GROUPS`].
-fn cut(run: GroupRange, groups: u64) -> GroupRange {
+/// The beginning of a run: about `groups` of it, at least half and at most half as many again, so
+/// that it ends on a multiple of [`ALIGN_GROUPS`], or of a part where less is asked.
+pub(super) fn cut(run: GroupRange, groups: u64) -> GroupRange {
     if run.groups() <= groups {
         return run;
     }
-    let down = |group: u64| (group / ALIGN_GROUPS).saturating_mul(ALIGN_GROUPS);
-    let end = down(run.start().saturating_add(groups));
-    let next = down(run.start()).saturating_add(ALIGN_GROUPS);
-    let end = if end > run.start() { end } else { next };
+    let end = run.start().saturating_add(groups);
+    let align = if groups < ALIGN_GROUPS { PART_GROUPS } else { ALIGN_GROUPS };
+    let rest = end.checked_rem(align).unwrap_or(0);
+    let down = end.saturating_sub(rest);
+    let is_enough = down.saturating_sub(run.start()) >= groups / 2 && down > run.start();
+    let end = if is_enough { down } else { down.saturating_add(align) };
     run.split(end).0.unwrap_or(run)
 }
 

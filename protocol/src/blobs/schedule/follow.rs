@@ -63,12 +63,12 @@ impl<P: Ord + Copy> Schedule<P> {
             request.wanted.remove(range);
             request.part_ms = self.now_ms;
             if let Some(peer) = self.peers.get_mut(&request.peer) {
-                changed = peer.standing == Standing::Unproven;
                 peer.standing = Standing::Proven;
                 peer.heard_ms = self.now_ms;
                 peer.rests = 0;
                 peer.given = peer.given.saturating_add(new);
                 peer.speed.add(self.now_ms, range.groups());
+                changed = peer.is_ready(self.now_ms) && peer.dry != Some(self.freed);
             }
         }
         // Others that were asked for it as well: the twin, or who took it over.
@@ -104,7 +104,6 @@ impl<P: Ord + Copy> Schedule<P> {
         match ending {
             Ending::Complete if wanted.is_empty() => {
                 if let Some(peer) = self.peers.get_mut(&name) {
-                    peer.was_quiet = false;
                     peer.ask_groups =
                         peer.ask_groups.saturating_mul(2).min(self.limits.ask_groups_max);
                 }
@@ -131,15 +130,20 @@ impl<P: Ord + Copy> Schedule<P> {
             twin.twin = None;
             back.remove_all(&twin.wanted);
         }
-        if !back.is_empty() {
-            self.free.insert_all(&back);
-            self.freed = self.freed.saturating_add(1);
-        }
+        self.release(&back);
         if let Some(peer) = self.peers.get_mut(&request.peer) {
             peer.open.retain(|open| *open != id);
             if peer.open.is_empty() {
                 peer.speed.end(self.now_ms);
             }
+        }
+    }
+
+    /// Makes groups free.
+    pub(super) fn release(&mut self, groups: &GroupRanges) {
+        if !groups.is_empty() {
+            self.free.insert_all(groups);
+            self.freed = self.freed.saturating_add(1);
         }
     }
 
@@ -210,28 +214,30 @@ impl<P: Ord + Copy> Schedule<P> {
                 (*name, peer, late || silent(peer.heard_ms, limits.stall_ms))
             })
             .filter(|(_, peer, stalled)| *stalled || silent(peer.heard_ms, limits.quiet_ms))
-            .map(|(name, peer, stalled)| (name, peer.was_quiet, stalled))
+            .map(|(name, _, stalled)| (name, stalled))
             .collect();
-        for (name, was_quiet, stalled) in quiet {
-            let replaceable = self.another_could_do(name);
-            if stalled || (replaceable && was_quiet) {
+        for (name, stalled) in quiet {
+            if stalled {
                 self.put_out(name, Fault::Stalled);
-            } else if replaceable {
+            } else if self.another_could_do(name) {
                 self.cancel_all(name);
                 self.rest(name);
-                if let Some(peer) = self.peers.get_mut(&name) {
-                    peer.was_quiet = true;
+                if let Some(peer) = self.peers.get_mut(&name)
+                    && peer.is_live()
+                {
+                    peer.standing = Standing::Unproven;
                 }
             }
         }
     }
 
-    /// Whether an idle peer has something that is wanted of this one.
+    /// Whether an idle peer that has not failed lately has something that is wanted of this one.
     fn another_could_do(&self, name: P) -> bool {
         let owed = self.requests.values().filter(|open| open.peer == name);
         self.peers.iter().any(|(other, peer)| {
             *other != name
                 && peer.is_idle(self.now_ms)
+                && peer.rests == 0
                 && owed.clone().any(|open| peer.has.overlaps(&open.wanted))
         })
     }

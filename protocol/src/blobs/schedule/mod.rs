@@ -8,11 +8,12 @@
 //! last.
 //!
 //! **Duplicates.** A group is wanted of two peers at once in one case only: the endgame, where an
-//! idle peer is asked for the rest of a single part that another still owes, at most once in a
-//! fetch for every peer. So at most `PART_GROUPS` groups a peer are asked for while another is
-//! still asked for them. Besides, what was on its way when a request was shortened or cancelled
-//! may come twice: nothing, if the caller stops reading a request at the first part that is not
-//! wanted any more, and at most the part being read if it does not break off inside a part.
+//! idle peer is asked for the rest of a single part that another still owes; for every peer that
+//! owes, at most once in a fetch. So at most `PART_GROUPS` groups a peer are received twice, if the caller
+//! keeps to two rules: it stops reading a request when all that is wanted of it has come, and
+//! drops what comes of a cancelled one. Taking over costs nothing: what is taken is the end of
+//! what a peer owes, never of the part that is on its way. What a server had sent before it saw
+//! its stream closed is the transport's, not counted here, and bounded by its windows.
 //! [`Schedule::duplicates`] counts what was received again.
 //!
 //! **Architecture invariant.** `free`, the union of all `wanted`, and `verified` cover the blob,
@@ -41,9 +42,11 @@ pub struct ScheduleLimits {
     /// Peers in the fetch at a time; who joins beyond them is not taken in. Each costs memory for
     /// what it claims.
     pub peers_max: usize,
-    /// Requests open at a peer at a time. With one, its link idles for a round trip after each.
+    /// Requests open at a peer at a time, once it has shown that it sends two parts in the target
+    /// time. With one, its link idles for a round trip after each.
     pub requests_per_peer: usize,
-    /// Groups of the first request after the proof, and the least later on where enough is free.
+    /// Groups of the first request after the proof, and the least later on, but for a peer that
+    /// needs longer than the target time for them.
     pub ask_groups_min: u64,
     /// Groups of the largest request. A larger one gains nothing, and must be stolen from more.
     pub ask_groups_max: u64,
@@ -54,7 +57,8 @@ pub struct ScheduleLimits {
     /// A request without a verified part for so long puts its peer out: bytes that trickle in must
     /// become a part some time.
     pub part_ms: u64,
-    /// A peer that sends nothing for so long loses its requests when another peer idles.
+    /// A peer that sends nothing for so long loses its requests when another peer idles, rests,
+    /// and proves itself anew. No fault: its link may still be busy with what was cancelled.
     pub quiet_ms: u64,
     /// How long a peer that broke off or was busy is left alone, the first time; then double.
     pub rest_ms: u64,
@@ -192,8 +196,8 @@ pub enum Effect<P> {
         /// For what: at most 64 runs, all of which the peer claims.
         ranges: GroupRanges,
     },
-    /// Of an open request only this is still wanted. Stop reading when that has come; parts that
-    /// come before it need not be kept.
+    /// Of an open request only this is still wanted: its beginning, less perhaps some groups that
+    /// came from another peer just now. Stop reading when that has come.
     Shorten {
         /// Which.
         request: RequestId,

@@ -1,5 +1,7 @@
 //! What a fetch knows of one peer: its standing, its claims, its speed.
 
+use std::cmp::Reverse;
+
 use super::{Fault, RequestId, ScheduleLimits};
 use crate::blobs::GroupRanges;
 use crate::limits::{GROUP_BYTES, PART_GROUPS};
@@ -29,8 +31,10 @@ pub(super) struct Peer {
     /// What it claims, less what it turned out to lack.
     pub(super) has: GroupRanges,
     pub(super) open: Vec<RequestId>,
-    /// How many requests at a time it takes.
+    /// How many requests at a time it takes at most.
     pub(super) slots: usize,
+    /// What its speed must be to be asked for more than one at a time, in bytes per second.
+    several_bytes_per_s: u64,
     /// Groups of its next request, as far as its speed allows: doubles with every request.
     pub(super) ask_groups: u64,
     pub(super) speed: Speed,
@@ -39,11 +43,9 @@ pub(super) struct Peer {
     pub(super) rest_until_ms: u64,
     /// Pauses since its last verified part.
     pub(super) rests: u32,
-    /// Whether it lost its requests by sending nothing, since it last answered one.
-    pub(super) was_quiet: bool,
     /// How often it lacked what it claims.
     pub(super) absences: u32,
-    /// Whether it was asked for a range that another still owed.
+    /// Whether another was asked for something that it still owed.
     pub(super) doubled: bool,
     /// State of `Schedule::freed` when it last found nothing free.
     pub(super) dry: Option<u64>,
@@ -58,12 +60,12 @@ impl Peer {
             has: GroupRanges::new(),
             open: Vec::new(),
             slots: limits.requests_per_peer.max(1),
+            several_bytes_per_s: rate(2 * PART_GROUPS, limits.target_ms),
             ask_groups: limits.ask_groups_min.max(1),
             speed: Speed::default(),
             heard_ms: 0,
             rest_until_ms: 0,
             rests: 0,
-            was_quiet: false,
             absences: 0,
             doubled: false,
             dry: None,
@@ -75,19 +77,28 @@ impl Peer {
         matches!(self.standing, Standing::Unproven | Standing::Proven)
     }
 
-    /// Whether it may get another request.
-    pub(super) const fn is_ready(&self, now_ms: u64) -> bool {
+    /// Whether it may get another request. One at a time is enough for a slow peer, and leaves
+    /// less to be taken over in the end.
+    pub(super) fn is_ready(&self, now_ms: u64) -> bool {
         let slots = match self.standing {
-            Standing::Unproven => 1,
-            Standing::Proven => self.slots,
+            Standing::Proven if self.speed.at_least(now_ms) >= self.several_bytes_per_s => {
+                self.slots
+            }
+            Standing::Unproven | Standing::Proven => 1,
             Standing::Gone | Standing::Out(_) => 0,
         };
         self.open.len() < slots && self.rest_until_ms <= now_ms
     }
 
-    /// Ready, with nothing to do, and known to deliver.
+    /// Ready, with nothing to do.
     pub(super) fn is_idle(&self, now_ms: u64) -> bool {
-        self.standing == Standing::Proven && self.open.is_empty() && self.is_ready(now_ms)
+        self.open.is_empty() && self.is_ready(now_ms)
+    }
+
+    /// Who is asked first: those who delivered, the fastest before the others.
+    pub(super) const fn rank(&self) -> impl Ord + use<> {
+        let unproven = matches!(self.standing, Standing::Unproven);
+        (unproven, self.rests, Reverse(self.speed.measured()))
     }
 }
 
@@ -114,9 +125,10 @@ impl Speed {
         }
     }
 
-    /// The peer is idle now.
+    /// The peer is idle now. Less than a part took as long as the way, and says nothing.
     pub(super) fn end(&mut self, now_ms: u64) {
-        if now_ms.saturating_sub(self.since_ms) >= SPAN_MS_MIN && self.groups > 0 {
+        let elapsed = now_ms.saturating_sub(self.since_ms);
+        if elapsed >= SPAN_MS_MIN && self.groups >= PART_GROUPS {
             self.sample(now_ms);
         }
     }
@@ -131,6 +143,15 @@ impl Speed {
 
     pub(super) const fn measured(&self) -> Option<u64> {
         self.bytes_per_s
+    }
+
+    /// The measured speed, or before that what the first bytes show.
+    fn at_least(&self, now_ms: u64) -> u64 {
+        let elapsed = now_ms.saturating_sub(self.since_ms);
+        self.bytes_per_s.unwrap_or_else(|| match self.groups {
+            0 => 0,
+            groups => rate(groups, elapsed),
+        })
     }
 
     /// The speed to reckon with while something is open: what was measured, or `assumed` before

@@ -289,6 +289,13 @@ impl PartialBlob {
         Ok(self.verified.insert(part.range()))
     }
 
+    /// Forgets all groups but these, durably: a check found that the others are wrong.
+    pub(super) fn claim_only(&mut self, groups: GroupRanges) -> Result<(), BlobError> {
+        *self.shared.write().unwrap_or_else(PoisonError::into_inner) = groups.clone();
+        self.verified = groups;
+        self.checkpoint().run()
+    }
+
     /// What has been verified so far, to be made durable: see [`Checkpoint::run`]. When that fails
     /// to sync, drop this and open it again: it goes on from the checkpoint before.
     pub fn checkpoint(&mut self) -> Checkpoint {

@@ -1,11 +1,10 @@
-//! Blobs, datasets, the private folder.
+//! Datasets on the ledger and the private folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use protocol::api::{
-    ApiError, BlobReceipt, DataList, DatasetSummary, JobId, JobKind, JobResult, PrivateRequest,
+    ApiError, DataList, DatasetSummary, JobId, JobKind, JobResult, PinName, PrivateRequest,
     PrivateSummary, PublishRequest,
 };
 use protocol::codec::{self, Canonical};
@@ -13,13 +12,9 @@ use protocol::ledger::entries::Dataset;
 use protocol::model::{DatasetManifest, check_name};
 use protocol::transaction::Payload;
 
-use super::{NodeBackend, PATIENCE};
+use super::keep::keep;
+use crate::node::backend::{NodeBackend, PATIENCE};
 use crate::node::{Node, notes, private, publish};
-
-/// A failure of a job or of the disk, with its causes.
-pub(super) fn failed(error: &anyhow::Error) -> ApiError {
-    ApiError::internal(format!("{error:#}"))
-}
 
 impl Node {
     fn private_note(&self) -> PathBuf {
@@ -58,13 +53,7 @@ impl Node {
 }
 
 impl NodeBackend {
-    pub(super) async fn keep_blob(&self, bytes: Bytes) -> Result<BlobReceipt, ApiError> {
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let hash = self.node.put_blob(bytes.to_vec()).await.map_err(|e| failed(&e))?;
-        Ok(BlobReceipt { hash, bytes: length })
-    }
-
-    pub(super) async fn list_data(&self) -> Result<DataList, ApiError> {
+    pub(in crate::node::backend) async fn list_data(&self) -> Result<DataList, ApiError> {
         let node = Arc::clone(&self.node);
         let list = tokio::task::spawn_blocking(move || {
             let mut datasets: Vec<_> = node
@@ -86,13 +75,17 @@ impl NodeBackend {
         Ok(DataList { datasets, private })
     }
 
-    pub(super) fn publish_dataset(&self, request: PublishRequest) -> Result<JobId, ApiError> {
+    pub(in crate::node::backend) fn publish_dataset(
+        &self,
+        request: PublishRequest,
+    ) -> Result<JobId, ApiError> {
         check_name("name", &request.name)
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let path = PathBuf::from(&request.path);
         check_readable(&path)?;
         let node = Arc::clone(&self.node);
         self.node.jobs.start(JobKind::PublishDataset, move |handle| async move {
+            let _in_use = Arc::clone(&node.data_in_use).read_owned().await;
             let (store, progress) = (node.store.clone(), handle.clone());
             let (name, licence) = (request.name.clone(), request.licence.clone());
             let made = tokio::task::spawn_blocking(move || {
@@ -107,6 +100,11 @@ impl NodeBackend {
                 .map_err(|error| ApiError::bad_request(format!("{error:#}")))?;
             let shards = u32::try_from(made.document.shards.len()).unwrap_or(u32::MAX);
             let bytes = made.document.bytes();
+            // Whatever becomes of the transaction, it may still become final. The pin of a manifest
+            // keeps its shards, see [`crate::node::roots`].
+            let pin = PinName::try_from(format!("dataset:{}", request.name))
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
+            keep(&node, pin, made.manifest, None, true).await?;
             let payload = Payload::PublishDataset {
                 manifest: made.manifest,
                 name: request.name,
@@ -127,7 +125,7 @@ impl NodeBackend {
         })
     }
 
-    pub(super) async fn use_private(
+    pub(in crate::node::backend) async fn use_private(
         &self,
         request: PrivateRequest,
     ) -> Result<PrivateSummary, ApiError> {
@@ -159,7 +157,8 @@ impl NodeBackend {
     }
 }
 
-fn check_readable(path: &Path) -> Result<(), ApiError> {
+/// Refuses a path that the node cannot read.
+pub(super) fn check_readable(path: &Path) -> Result<(), ApiError> {
     if !path.is_absolute() {
         return Err(ApiError::bad_request("the path must be absolute"));
     }
@@ -167,9 +166,7 @@ fn check_readable(path: &Path) -> Result<(), ApiError> {
         Ok(_) => Ok(()),
         Err(error) => {
             Err(ApiError::bad_request(format!("cannot read {}: {error}", path.display()))
-                .with_hint(
-                    "give an existing folder or file of text that the daemon's user may read",
-                ))
+                .with_hint("give an existing folder or file that the daemon's user may read"))
         }
     }
 }
