@@ -14,7 +14,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::api::{LOOK, Wanted};
+use super::api::{LOOK, Wanted, ending};
 use super::site::{Site, settle_disk};
 use super::{KillOptions, MIB, files, shown_mib};
 use crate::crash_store::chain::Draw;
@@ -176,7 +176,7 @@ async fn killed_fetch(
     let job = api.start_get(wanted).await?;
     let reported_bytes = loop {
         let seen = api.job(job).await?;
-        if let Some(ending) = seen.ending() {
+        if let Some(ending) = ending(&seen) {
             bail!("the fetch ended before it was killed at {point} bytes: {ending:?}");
         }
         if seen.progress.total > 0 && seen.progress.done >= point {
