@@ -5,8 +5,8 @@
 //! are verified and written on blocking threads.
 //!
 //! Invariant: the bitfield on disk names only what was synced before, and at most
-//! [`BLOB_UNSYNCED_BYTES_MAX`] are verified and not yet in it: so much is fetched again after a crash. Dropping the transfer
-//! ends all its requests; what has arrived stays, and is synced as far as a batch.
+//! [`BLOB_UNSYNCED_BYTES_MAX`] are verified and not yet in it: so much is fetched again after a
+//! crash. Dropping the transfer ends all its requests; what has arrived stays.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
