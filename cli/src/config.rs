@@ -63,6 +63,11 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
     ("worker", "threads", "Threads it may use.", ""),
     ("worker", "nice", "Added to its niceness: 19 is the most polite.", ""),
     ("worker", "memory_max_mib", "Memory it may use; 0 for no limit.", ""),
+    ("blobs", "quota_bytes", "Bytes of blobs that may be stored; 0 for no limit but the disk.", ""),
+    ("blobs", "upload_bytes_per_s", "What all uploads together may send; 0 for no limit.", ""),
+    ("blobs", "upload_per_peer_bytes_per_s", "What uploads to one peer may send.", ""),
+    ("blobs", "uploads_max", "Requests of peers that are served at once.", ""),
+    ("blobs", "fetches_max", "Blobs that are fetched at once.", ""),
     ("training", "auto_join", "Join the rounds of every model without being asked.", ""),
     (
         "training",
@@ -141,6 +146,7 @@ mod tests {
         config.worker.command = vec!["a \"b\"".to_owned(), "c\\d".to_owned()];
         config.training.private_data = Some("/p q".into());
         config.capabilities.hosts = false;
+        config.blobs.quota_bytes = 7;
         config.api.socket = Some("s".into());
         assert_eq!(parse(&render(&config).expect("plain values")), config);
     }

@@ -69,6 +69,12 @@ async fn work(
                 check(hash, size, max_bytes)?;
                 blocking(inner, hash, move |store| store.put_batch(&[blob])).await?;
                 Counters::add(&inner.counters.bytes_received, size);
+                progress.send_modify(|progress| {
+                    *progress = Progress { size, verified: size, ..Progress::default() };
+                    if let Some(peer) = providers.proven {
+                        progress.add(peer, size);
+                    }
+                });
                 return Ok(size);
             }
             Some(Started::Large { size, last }) => {

@@ -177,7 +177,13 @@ async fn what_nobody_keeps_goes_and_what_is_needed_stays() {
     assert_eq!(hash, ContentHash::of(&bytes));
     // Fetched to a file: it stays in the store until garbage is collected.
     let out = folder.path().join("out");
-    assert_eq!(fetched(&second, &get(hash, Some(&out))).await, (3 << 20, 0));
+    let job = second.client.get_data(&get(hash, Some(&out))).await.expect("started");
+    let result = second.client.wait_job(job, |_| ()).await.expect("fetched");
+    let JobResult::GetData { bytes_fetched, bytes_had, sources, .. } = result else {
+        panic!("another result: {result:?}")
+    };
+    assert_eq!((bytes_fetched, bytes_had), (3 << 20, 0));
+    assert_eq!((sources.len(), sources[0].bytes), (1, 3 << 20));
     assert_eq!(fs::read(&out).expect("there"), bytes);
     assert_eq!(fetched(&second, &get(hash, None)).await, (0, 3 << 20), "pinned now");
     assert_eq!(collected(&second, true).await, (0, 1));
