@@ -115,6 +115,8 @@ async fn open(
 fn first(store: &BlobStore, size: u64, last: &Part) -> Result<PartialBlob, BlobError> {
     let mut partial = store.partial(last.hash(), size)?;
     partial.write_part(last)?;
+    // From now on a restarted node knows the size, and what to look for.
+    partial.checkpoint().run()?;
     Ok(partial)
 }
 

@@ -4,9 +4,9 @@
 //! streams, and what happens there becomes its inputs. Every request has a task of its own; parts
 //! are verified and written on blocking threads.
 //!
-//! Invariant: the bitfield on disk names only what was synced before, and at most [`BATCH_BYTES`]
-//! are verified and not yet in it: so much is fetched again after a crash. Dropping the transfer
-//! ends all its requests; what has arrived stays, and is synced as far as a batch.
+//! Invariant: the bitfield on disk names only what was synced before, and at most
+//! [`BLOB_UNSYNCED_BYTES_MAX`] are verified and not yet in it: so much is fetched again after a
+//! crash. Dropping the transfer ends all its requests; what has arrived stays.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ use protocol::blobs::schedule::{
 use protocol::blobs::wire::Availability;
 use protocol::blobs::{GroupRange, GroupRanges, bytes_of, groups_of};
 use protocol::ids::ContentHash;
-use protocol::limits::GROUP_BYTES;
+use protocol::limits::{BLOB_UNSYNCED_BYTES_MAX, GROUP_BYTES};
 use storage::blobs::Checkpoint;
 use storage::{BlobError, PartialBlob};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -38,11 +38,9 @@ use super::queue::Priority;
 use super::scout::{Report, Scout};
 use super::stats::Counters;
 
-/// Verified bytes that may be unsynced: a crash costs at most this. Smaller batches would wait for
-/// the disk more often than a second at 100 MiB/s.
-pub(super) const BATCH_BYTES: u64 = 32 * 1024 * 1024;
-/// A sync begins when half a batch waits for it, so that the other half may arrive meanwhile.
-const SYNC_GROUPS: u64 = BATCH_BYTES / 2 / GROUP_BYTES;
+/// A sync begins when so much waits for it and no other one runs: on a disk that keeps up, a crash
+/// costs little more than this.
+const SYNC_GROUPS: u64 = 16 * 1024 * 1024 / GROUP_BYTES;
 /// How often time is told to the schedule, and progress to those who watch.
 const TICK: Duration = Duration::from_millis(200);
 /// What has arrived is synced at least this often.
@@ -150,7 +148,7 @@ impl Transfer<'_> {
             requests: BTreeMap::new(),
             tasks: JoinSet::new(),
             events,
-            unsynced: Arc::new(Semaphore::new(permits(BATCH_BYTES / GROUP_BYTES))),
+            unsynced: Arc::new(Semaphore::new(permits(BLOB_UNSYNCED_BYTES_MAX / GROUP_BYTES))),
             written: Arc::default(),
             syncing: false,
             synced_at: now,

@@ -1,6 +1,8 @@
 //! What is fuzzed: every file that storage reads. Each target takes any bytes and must neither
 //! panic nor believe what was not written; `tests/it/fuzz.rs` replays the corpus in every test run.
 //!
+//! [`blobs`] puts any bytes in the place of each file of the blob store.
+//!
 //! Checksums stop random bytes before they reach a decoder, so [`logs`] also writes the bytes as
 //! records of a good log, and damages that.
 
@@ -10,6 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ayni_storage::BlobStore;
+use ayni_storage::blobs::{Bits, Pins, Reference};
 use ayni_storage::record::{LogKind, RecordLog};
 use ayni_storage::signer_guard::{self, Decision, GuardEntry, SignerGuard, Step};
 use ayni_storage::snapshot::{Reader, Writer};
@@ -255,4 +259,65 @@ fn signed(payload: &[u8]) -> Option<GuardEntry> {
     };
     let (height, round) = (Height::new(u64::from_le_bytes(*height)), u32::from_le_bytes(*round));
     Some(GuardEntry { height, round, step, value })
+}
+
+/// Makes the checksum at the end of a file right.
+fn mended(body: &[u8]) -> Vec<u8> {
+    let checksum = blake3::hash(body);
+    [body, checksum.as_bytes()].concat()
+}
+
+/// Any file in the place of those of the blob store. The first byte says which, and whether its
+/// checksum is made right; of small blobs, the next two say how long the index is.
+pub(crate) fn blobs(bytes: &[u8]) {
+    let Some((how, rest)) = bytes.split_first() else { return };
+    let file = if how & MENDED != 0 { mended(rest) } else { rest.to_vec() };
+    match how & 3 {
+        0 => {
+            if let Some(bits) = Bits::decode(&file) {
+                assert_eq!(bits.encode(), file, "claims have one spelling");
+            }
+        }
+        1 => {
+            if let Some(reference) = Reference::decode(&file) {
+                assert_eq!(reference.encode(), file, "a reference has one spelling");
+            }
+        }
+        2 => {
+            let salvaged = Pins::salvage(&file);
+            if let Some(pins) = Pins::decode(&file) {
+                assert_eq!(pins, salvaged, "all of a good file can be salvaged");
+                assert_eq!(Pins::decode(&pins.encode()), Some(pins), "what is read can be written");
+            }
+        }
+        _ => small_blobs(rest),
+    }
+}
+
+/// Any index and any data of small blobs: what can be read is what its hash says, also by a store
+/// that is opened again.
+fn small_blobs(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return };
+    let (index, data) = rest.split_at(usize::from(u16::from_le_bytes(*length)).min(rest.len()));
+    let scratch = Scratch::new();
+    let folder = scratch.0.join("blobs/small");
+    fs::create_dir_all(&folder).expect("a directory can be made");
+    fs::write(folder.join("00000000.index"), index).expect("the file can be written");
+    fs::write(folder.join("00000000.data"), data).expect("the file can be written");
+    let mut before = None;
+    for _ in 0..2 {
+        let store = BlobStore::open(&scratch.0).expect("any segment opens");
+        for (hash, _) in store.list() {
+            // Checked against the hash: it is right or refused.
+            drop(store.read_all(&hash, u64::MAX));
+        }
+        let all = store.list();
+        assert!(before.is_none_or(|before| before == all), "the same is found again");
+        before = Some(all);
+    }
+    let store = BlobStore::open(&scratch.0).expect("any segment opens");
+    let hash = store.put_bytes(b"one more").expect("it takes blobs");
+    drop(store);
+    let store = BlobStore::open(&scratch.0).expect("any segment opens");
+    assert!(store.read_all(&hash, 8).is_ok_and(|bytes| bytes == b"one more"), "and keeps them");
 }

@@ -236,13 +236,12 @@ impl BlobStore {
         for path in entries(&dir.join("refs"))? {
             let hash = named(&path, "ref").or_else(|| named(&path, "obao4"));
             let place = hash.and_then(|hash| self.entry(&hash)).map(|entry| entry.place);
-            if place != Some(Place::InPlace) {
+            if place != Some(Place::Referenced) {
                 report.strays.push(path);
             }
         }
-        let files = report.strays.iter().filter(|path| repair && path.is_file());
-        files.map(|path| durable::remove_if_present(path)).collect::<Result<(), _>>()?;
-        Ok(())
+        let mut files = report.strays.iter().filter(|path| repair && path.is_file());
+        Ok(files.try_for_each(|path| durable::remove_if_present(path))?)
     }
 
     /// Whether a file in one of the folders of blobs is a blob's.

@@ -5,7 +5,7 @@
 //! Deliberately absent: whether the user may name that file, which the caller decides.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -179,7 +179,7 @@ impl BlobStore {
             return Ok(Imported { hash, size, stored: Stored::AlreadyHere, hold });
         }
         self.references().insert(hash, before, &temp.outboard_path())?;
-        index.insert(hash, Entry { size, place: Place::InPlace });
+        index.insert(hash, Entry { size, place: Place::Referenced });
         Ok(Imported { hash, size, stored: Stored::InPlace, hold })
     }
 }
@@ -220,6 +220,11 @@ fn read_some<'a>(source: &mut impl Read, buffer: &'a mut [u8]) -> io::Result<Opt
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Whether all bytes are zero; as fast as memory is read.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(64).all(|bytes| bytes.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Takes bytes as they come and makes a blob of them, in constant memory. Dropping it leaves
@@ -264,8 +269,15 @@ impl Importer {
         }
         let Some((temp, tree)) = &mut self.files else { return Ok(()) };
         let start = std::mem::take(&mut self.start);
-        let written = temp.file.write_all(&start).and_then(|()| temp.file.write_all(bytes));
-        written.map_err(at("write", temp.path()))?;
+        let pieces = [&start[..], bytes].into_iter().filter(|piece| !piece.is_empty());
+        for piece in pieces {
+            // Zeros take no space.
+            let written = match is_zero(piece) {
+                true => temp.file.seek(SeekFrom::Current(piece.len() as i64)).map(drop),
+                false => temp.file.write_all(piece),
+            };
+            written.map_err(at("write", temp.path()))?;
+        }
         tree.write_all(&self.pairs).map_err(at("write", &temp.outboard_path()))?;
         self.pairs.clear();
         Ok(())
@@ -292,6 +304,8 @@ impl Importer {
         tree.write_all(&self.pairs).map_err(at("write", &path))?;
         let tree = tree.into_inner().map_err(io::IntoInnerError::into_error);
         tree.and_then(|file| file.sync_data()).map_err(at("write", &path))?;
+        // Zeros at the end were only passed over.
+        temp.file.set_len(size).map_err(at("write", temp.path()))?;
         temp.file.sync_data().map_err(at("sync", temp.path()))?;
         if outboard_bytes(size) == 0 {
             durable::remove_if_present(&path)?;

@@ -17,7 +17,7 @@ pub(super) enum Place {
     /// With others in a segment.
     Small(SmallPlace),
     /// A file of the user.
-    InPlace,
+    Referenced,
 }
 
 /// One blob.
@@ -32,7 +32,7 @@ impl Entry {
     const fn bytes(&self) -> u64 {
         match self.place {
             Place::File | Place::Small(_) => self.size,
-            Place::InPlace => 0,
+            Place::Referenced => 0,
         }
     }
 }

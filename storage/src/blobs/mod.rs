@@ -4,18 +4,28 @@
 //! DIR/blobs/ab/abcd...ef.data     the bytes; the name is their BLAKE3
 //! DIR/blobs/ab/abcd...ef.obao4    hash tree in post order over 16 KiB groups, without a length;
 //!                                 absent for a blob of one group
+//! DIR/blobs/small/N.data, .index  blobs of at most one group, many to a file
+//! DIR/blobs/partial/abcd...ef.*   blobs that arrive: data, hash tree, and what was verified
+//! DIR/blobs/refs/abcd...ef.*      references to files of the user, and their hash trees
+//! DIR/blobs/pins                  names and pins
 //! DIR/blobs/tmp/                  unfinished; emptied when the store is opened
 //! ```
 //!
-//! **Invariant.** A `.data` file has the hash that its name says when it appears: bytes go to
-//! `tmp`, are hashed, synced, and renamed. Received bytes are written even to `tmp` only after
-//! their group was verified ([`PartialBlob`]).
+//! **Invariant.** A blob that is listed has the hash that its name says: bytes are hashed, or
+//! verified group by group as they arrive, and synced, before they get their name. Acknowledged is
+//! durable.
 //!
-//! Deliberately absent: the network, resuming a transfer, pins and quotas (the caller decides what
-//! to keep), and protection against a disk that changes bytes later: [`BlobStore::verify`] and
-//! every serving and copying operation finds that.
+//! | For | See |
+//! |---|---|
+//! | sending and receiving | [`encode_part`], [`decode_part`], [`PartialBlob`], [`VerifiedBlob`] |
+//! | importing and exporting | [`BlobStore::import`], [`BlobStore::import_folder`], [`Importer`] |
+//! | what is kept | [`BlobStore::pin`], [`BlobStore::hold`], [`BlobStore::gc`], [`BlobLimits`] |
+//! | damage | [`BlobStore::verify`], [`BlobStore::fsck`] |
 //!
-//! # Sending and receiving over an async stream
+//! Deliberately absent: the network, a clock, and protection against a disk that changes bytes
+//! later: a check, and every serving and copying operation, finds that.
+//!
+//! # Sending and receiving over an async stream, whole and in order
 //!
 //! Both ends use `bao_tree::io::fsm`; the size travels before the encoding.
 //!

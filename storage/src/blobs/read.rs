@@ -54,7 +54,7 @@ impl BlobStore {
                         None => continue,
                     }
                 }
-                Some(Entry { place: Place::InPlace, .. }) => return self.referenced(hash),
+                Some(Entry { place: Place::Referenced, .. }) => return self.referenced(hash),
                 None => match self.inner.attached.get(hash) {
                     Some(attached) => (attached.data, attached.tree),
                     None => break,

@@ -41,6 +41,11 @@ impl ServedBlob {
         Self { verified: Some(verified), ..self }
     }
 
+    /// To look for groups that nobody claims.
+    pub(super) fn unrestricted(self) -> Self {
+        Self { verified: None, ..self }
+    }
+
     /// The hash.
     pub const fn hash(&self) -> ContentHash {
         self.hash

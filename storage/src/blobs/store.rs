@@ -83,7 +83,7 @@ impl BlobStore {
         let references = References::open(dir.join("refs"))?;
         for (hash, size) in references.iter() {
             if index.get(&hash).is_none() {
-                index.insert(hash, Entry { size, place: Place::InPlace });
+                index.insert(hash, Entry { size, place: Place::Referenced });
             }
         }
         let pins = dir.join("pins");
@@ -288,7 +288,7 @@ impl BlobStore {
         match entry.place {
             Place::File => {}
             Place::Small(place) => self.small().delete(hash, entry.size as u32, place),
-            Place::InPlace => return Ok(self.references().remove(hash).map(|()| true)?),
+            Place::Referenced => return Ok(self.references().remove(hash).map(|()| true)?),
         }
         // Of a small blob, the file that somebody asked for.
         durable::remove_if_present(&self.path(hash, "data"))?;
@@ -401,7 +401,7 @@ impl BlobStore {
     fn present(&self, hash: &ContentHash) -> Option<Entry> {
         let entry = self.entry(hash)?;
         let changed = match entry.place {
-            Place::InPlace => {
+            Place::Referenced => {
                 let references = self.references();
                 references.get(hash).is_none_or(|reference| !reference.is_unchanged())
             }

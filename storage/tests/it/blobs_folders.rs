@@ -322,6 +322,13 @@ fn zeros_take_no_space() {
     let out = fixture.path("out/sparse");
     assert!(out.metadata().unwrap().blocks() * 512 < 1 << 20);
     assert!(fs::read(&out).unwrap() == fs::read(fixture.path("in/sparse")).unwrap());
+    // Whole, it takes no more space in the store either.
+    let whole = FolderOptions { chunked: false, ..FolderOptions::default() };
+    let (imported, _) = fixture.import(&whole).unwrap();
+    let chunk = fixture.collection(&imported.hash).chunks().next().unwrap();
+    let path = fixture.store.data_path(&chunk.hash).unwrap();
+    assert!(path.metadata().unwrap().blocks() * 512 < 2 << 20);
+    assert!(fs::read(path).unwrap() == fs::read(&out).unwrap());
     // A blob alone, with zeros at its end.
     let zeros = fixture.store.put_bytes(&vec![0; 5 * MIB]).unwrap();
     let target = fixture.path("zeros");

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use ayni_storage::BlobStore;
+use ayni_storage::blobs::{ImportMode, Name, Reference, Retention, VerifiedBlob};
 use ayni_storage::snapshot::{Head, Writer};
 use protocol::amount::Height;
 use protocol::codec;
@@ -15,7 +17,8 @@ mod targets;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 2] = [("snapshot", targets::snapshot), ("logs", logs)];
+const TARGETS: [(&str, Target); 3] =
+    [("snapshot", targets::snapshot), ("logs", logs), ("blobs", targets::blobs)];
 
 fn logs(bytes: &[u8]) {
     targets::logs(bytes);
@@ -79,6 +82,36 @@ fn whole_logs() -> [(&'static str, Vec<Vec<u8>>); 4] {
     ]
 }
 
+/// One file of each kind that the blob store has, as the target takes them.
+fn blob_files() -> Vec<(&'static str, Vec<u8>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(dir.path()).unwrap();
+    let small = [b"first".to_vec(), b"second".to_vec(), vec![7; 300]];
+    store.put_batch(&small.map(VerifiedBlob::of)).unwrap();
+    let hash = store.put_bytes(b"deleted").unwrap();
+    store.delete(&hash).unwrap();
+    store.pin(&[(hash, Retention::Forever), (hash, Retention::Until(9))]).unwrap();
+    store.set_name(Name::new("a name").unwrap(), hash).unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, b"in place").unwrap();
+    let imported = store.import(&path, ImportMode::InPlace, 99, &mut |_| true).unwrap();
+    store.partial(hash, 70_000).unwrap().checkpoint().run().unwrap();
+    let file = |path: String| fs::read(dir.path().join("blobs").join(path)).unwrap();
+    let reference = file(format!("refs/{}.ref", imported.hash));
+    let mut reference = Reference::decode(&reference).unwrap();
+    reference.path = "/a/file".into();
+    let body = |bytes: Vec<u8>, kind: u8| [&[kind | 0x40], &bytes[..bytes.len() - 32]].concat();
+    let index = file("small/00000000.index".to_owned());
+    let length = u16::try_from(index.len()).unwrap().to_le_bytes();
+    let segment = [&[3], &length[..], &index, &file("small/00000000.data".to_owned())].concat();
+    vec![
+        ("bits", body(file(format!("partial/{hash}.bits")), 0)),
+        ("reference", body(reference.encode(), 1)),
+        ("pins", body(file("pins".to_owned()), 2)),
+        ("segment", segment),
+    ]
+}
+
 /// `AYNI_WRITE_CORPUS=1 cargo test -p ayni-storage --test it fuzz` writes the seeds as files.
 #[test]
 fn every_target_takes_its_seeds() {
@@ -92,6 +125,8 @@ fn every_target_takes_its_seeds() {
         seeds.push(("logs", format!("{owner}-flipped"), flipped));
         seeds.push(("logs", owner.to_owned(), whole));
     }
+    let blobs = blob_files().into_iter();
+    seeds.extend(blobs.map(|(kind, bytes)| ("blobs", kind.to_owned(), bytes)));
     for (name, seed, bytes) in seeds {
         let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1, bytes.len()] {

@@ -1,87 +1,41 @@
 //! The operations on data of a node's interface, as these commands use them.
 //!
-//! Requests go as JSON over the socket, and only the fields that are needed are read back: what is
-//! measured here is how a node behaves, not whether its client has a method for it.
-//! Deliberately absent: events. A job is looked at again and again, [`LOOK`] apart.
+//! Deliberately absent: events. A job is looked at again and again, [`LOOK`] apart, so that what
+//! is asked between two looks is known.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::home::Home;
+use cli::client::{Client, ClientError};
+use protocol::api::{
+    AddMode, AddRequest, BlobQuery, ErrorCode, FetchPriority, GcRequest, GetRequest, JobId,
+    JobResult, JobState, JobStatus, SourceBytes, UnpinRequest,
+};
 use protocol::ids::{ContentHash, NodeId};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// How often a job is looked at: a hundredth of the time that a measured fetch takes, and far
 /// too seldom to cost anything.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
-/// An answer comes within this; what takes longer is a job.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// A job comes to its end within this.
 const JOB_MAX: Duration = Duration::from_secs(600);
-/// Longest answer read: a listing of all blobs.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// The interface of one node.
 #[derive(Clone, Debug)]
-pub(crate) struct Api {
-    socket: PathBuf,
-}
-
-/// How far a job is.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Progress {
-    /// Bytes there.
-    #[serde(default)]
-    pub(crate) done: u64,
-    /// Bytes in all, 0 while unknown.
-    #[serde(default)]
-    pub(crate) total: u64,
-    /// What is being done.
-    #[serde(default)]
-    pub(crate) message: String,
-}
-
-/// What a node says about a job.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Job {
-    state: String,
-    /// How far it is.
-    #[serde(default)]
-    pub(crate) progress: Progress,
-    result: Option<Value>,
-    error: Option<Value>,
-}
+pub(crate) struct Api(Client);
 
 /// How a job ended.
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
     /// With this result.
-    Done(Value),
+    Done(JobResult),
     /// With this message, hint included.
     Failed(String),
 }
 
-impl Job {
-    /// How it ended, if it has.
-    pub(crate) fn ending(&self) -> Option<Ending> {
-        match self.state.as_str() {
-            "running" => None,
-            "done" => Some(Ending::Done(self.result.clone().unwrap_or(Value::Null))),
-            state => {
-                let error = self.error.as_ref().map(words);
-                Some(Ending::Failed(error.unwrap_or_else(|| format!("it is {state}"))))
-            }
-        }
-    }
-}
-
 /// What was added.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Added {
     /// Its hash.
     pub(crate) hash: ContentHash,
@@ -90,7 +44,7 @@ pub(crate) struct Added {
 }
 
 /// What was fetched.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fetched {
     /// Its hash.
     pub(crate) hash: ContentHash,
@@ -101,15 +55,7 @@ pub(crate) struct Fetched {
     /// Bytes that were there before.
     pub(crate) bytes_had: u64,
     /// Who gave how much.
-    #[serde(default)]
-    pub(crate) sources: Vec<Source>,
-}
-
-/// One provider's part.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Source {
-    /// Bytes that it gave.
-    pub(crate) bytes: u64,
+    pub(crate) sources: Vec<SourceBytes>,
 }
 
 /// What is fetched, and where it goes.
@@ -125,188 +71,154 @@ pub(crate) struct Wanted<'a> {
     pub(crate) target: Option<&'a Path>,
 }
 
+/// How a job ended, if it has.
+pub(crate) fn ending(job: &JobStatus) -> Option<Ending> {
+    let failed = |why: &str| Some(Ending::Failed(why.to_owned()));
+    match (job.state, &job.result, &job.error) {
+        (JobState::Running, ..) => None,
+        (JobState::Done, Some(result), _) => Some(Ending::Done(result.clone())),
+        (JobState::Done, None, _) => failed("it is done without a result"),
+        (JobState::Cancelled, ..) => failed("it was cancelled"),
+        (JobState::Failed, _, Some(error)) => {
+            let hint = error.hint.as_deref().unwrap_or("no hint");
+            failed(&format!("{}; {hint}", error.message))
+        }
+        (JobState::Failed, _, None) => failed("it failed without saying why"),
+    }
+}
+
+fn text(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text.to_owned())
+}
+
 impl Api {
-    /// Of the node with this home.
-    pub(crate) fn of(home: &Home) -> Self {
-        Self { socket: home.root().join("run").join("ayni.sock") }
+    /// Of the node with this client.
+    pub(crate) const fn of(client: Client) -> Self {
+        Self(client)
     }
 
     /// Puts a file or folder into the store by copying it, whole files as one blob each.
     pub(crate) async fn add(&self, path: &Path) -> Result<Added> {
-        let request = json!({"path": path, "mode": "copy", "name": null, "chunked": false});
-        let result = self.job_of("/v1/data/add", &request).await;
-        parse(result.with_context(|| format!("{} is added", path.display()))?)
+        let request = AddRequest {
+            path: text(path)?,
+            mode: AddMode::Copy,
+            name: None,
+            chunked: false,
+            announce: true,
+        };
+        let added = self.done(self.0.add_data(&request).await?).await;
+        match added.with_context(|| format!("{} is added", path.display()))? {
+            JobResult::AddData { hash, bytes, .. } => Ok(Added { hash, bytes }),
+            other => bail!("not the result of adding: {other:?}"),
+        }
     }
 
     /// Starts a fetch.
-    pub(crate) async fn start_get(&self, wanted: &Wanted<'_>) -> Result<u64> {
-        let request = json!({
-            "hash": wanted.hash,
-            "providers": wanted.providers,
-            "bytes_max": wanted.bytes_max,
-            "target": wanted.target,
-            "priority": "normal",
-        });
-        started(&self.post("/v1/data/get", &request).await?)
+    pub(crate) async fn start_get(&self, wanted: &Wanted<'_>) -> Result<JobId> {
+        let request = GetRequest {
+            hash: wanted.hash,
+            providers: wanted.providers.iter().map(NodeId::to_string).collect(),
+            bytes_max: Some(wanted.bytes_max),
+            target: wanted.target.map(text).transpose()?,
+            force: false,
+            pin: None,
+            priority: FetchPriority::Normal,
+        };
+        Ok(self.0.get_data(&request).await?)
     }
 
     /// Fetches, and waits until all of it is there.
     pub(crate) async fn get(&self, wanted: &Wanted<'_>) -> Result<Fetched> {
-        let job = self.start_get(wanted).await?;
-        self.fetched(job).await.with_context(|| format!("{} is fetched", wanted.hash))
+        self.fetched(self.start_get(wanted).await?).await
     }
 
     /// Waits for a fetch that was started.
-    pub(crate) async fn fetched(&self, job: u64) -> Result<Fetched> {
-        match self.end(job).await? {
-            Ending::Done(result) => parse(result),
-            Ending::Failed(why) => bail!("the fetch failed: {why}"),
+    pub(crate) async fn fetched(&self, job: JobId) -> Result<Fetched> {
+        match self.done(job).await.context("a blob is fetched")? {
+            JobResult::GetData { hash, bytes, bytes_fetched, bytes_had, sources, .. } => {
+                Ok(Fetched { hash, bytes, bytes_fetched, bytes_had, sources })
+            }
+            other => bail!("not the result of fetching: {other:?}"),
         }
     }
 
-    /// Posts something that is a job, or an answer at once; what it gave.
-    pub(crate) async fn job_of(&self, path: &str, request: &Value) -> Result<Value> {
-        let answer = self.post(path, request).await?;
-        let Ok(job) = started(&answer) else { return Ok(answer) };
-        match self.end(job).await? {
-            Ending::Done(result) => Ok(result),
-            Ending::Failed(why) => bail!("{path} failed: {why}"),
-        }
+    /// Collects garbage.
+    pub(crate) async fn collect_garbage(&self) -> Result<()> {
+        let job = self.0.collect_garbage(&GcRequest { dry_run: false }).await?;
+        self.done(job).await.context("garbage is collected")?;
+        Ok(())
+    }
+
+    /// Removes all pins of a blob.
+    pub(crate) async fn unpin(&self, hash: ContentHash) -> Result<()> {
+        self.0.unpin(&UnpinRequest { pin: hash.into() }).await?;
+        Ok(())
     }
 
     /// A job as it is now.
-    pub(crate) async fn job(&self, job: u64) -> Result<Job> {
-        parse(self.get_json(&format!("/v1/jobs/{job}")).await?)
+    pub(crate) async fn job(&self, job: JobId) -> Result<JobStatus> {
+        Ok(self.0.job(job).await?)
     }
 
     /// Waits until a job ends.
-    pub(crate) async fn end(&self, job: u64) -> Result<Ending> {
+    pub(crate) async fn end(&self, job: JobId) -> Result<Ending> {
         let deadline = Instant::now() + JOB_MAX;
         loop {
             let seen = self.job(job).await?;
-            if let Some(ending) = seen.ending() {
+            if let Some(ending) = ending(&seen) {
                 return Ok(ending);
             }
             ensure!(
                 Instant::now() < deadline,
-                "the job has not ended in {} s: {} of {} bytes, \"{}\"",
+                "the job has not ended in {} s: {:?}",
                 JOB_MAX.as_secs(),
-                seen.progress.done,
-                seen.progress.total,
-                seen.progress.message
+                seen.progress
             );
             sleep(LOOK).await;
         }
     }
 
-    /// Whether the node has the whole blob.
-    pub(crate) async fn has(&self, hash: ContentHash) -> Result<bool> {
-        let (status, answer) = self.ask("GET", &format!("/v1/data/blobs/{hash}"), "").await?;
-        match status {
-            200 => {
-                let bytes = |key| answer.get(key).and_then(Value::as_u64);
-                Ok(bytes("bytes").context("a size")? == bytes("bytes_here").context("a size")?)
-            }
-            404 => Ok(false),
-            _ => bail!("the node answers {status}: {}", words(&answer)),
+    async fn done(&self, job: JobId) -> Result<JobResult> {
+        match self.end(job).await? {
+            Ending::Done(result) => Ok(result),
+            Ending::Failed(why) => bail!("{why}"),
         }
     }
 
-    /// Posts JSON; the answer.
-    pub(crate) async fn post(&self, path: &str, request: &Value) -> Result<Value> {
-        self.accept(path, self.ask("POST", path, &request.to_string()).await?)
+    /// Whether the node has the whole blob.
+    pub(crate) async fn has(&self, hash: ContentHash) -> Result<bool> {
+        match self.0.show_blob(hash, BlobQuery::default()).await {
+            Ok(blob) => Ok(blob.bytes_here == blob.bytes),
+            Err(ClientError::Api(error)) if error.code == ErrorCode::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
-
-    async fn get_json(&self, path: &str) -> Result<Value> {
-        self.accept(path, self.ask("GET", path, "").await?)
-    }
-
-    fn accept(&self, path: &str, (status, answer): (u16, Value)) -> Result<Value> {
-        ensure!((200..300).contains(&status), "{path}: {status}, {}", words(&answer));
-        Ok(answer)
-    }
-
-    async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
-        let context = || format!("{method} {path} at {}", self.socket.display());
-        let exchange = timeout(ANSWER_MAX, self.exchange(method, path, body)).await;
-        let bytes = exchange.with_context(context)?.with_context(context)?;
-        split_answer(&bytes).with_context(context)
-    }
-
-    /// One request on a connection of its own, which the node closes after its answer.
-    async fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
-        let mut stream = UnixStream::connect(&self.socket).await?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        // In one write: a node that refuses without reading the body answers all the same.
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-        Ok(answer)
-    }
-}
-
-fn parse<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T> {
-    serde_json::from_value(value.clone()).with_context(|| format!("not as expected: {value}"))
-}
-
-fn started(answer: &Value) -> Result<u64> {
-    answer.get("job").and_then(Value::as_u64).with_context(|| format!("no job in {answer}"))
-}
-
-/// The message and the hint of an error, wherever in the answer they are.
-fn words(error: &Value) -> String {
-    let inner = error.get("error").unwrap_or(error);
-    let text = |key| inner.get(key).and_then(Value::as_str);
-    match (text("message"), text("hint")) {
-        (Some(message), Some(hint)) => format!("{message}; {hint}"),
-        (Some(message), None) => message.to_owned(),
-        (None, _) => error.to_string(),
-    }
-}
-
-/// Status and body of an HTTP answer.
-fn split_answer(bytes: &[u8]) -> Result<(u16, Value)> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.context("the answer breaks off in its head")?;
-    let head = std::str::from_utf8(&bytes[..end])?;
-    let status = head.split(' ').nth(1).context("the answer has no status")?.parse()?;
-    let is_chunked = |line: &str| line.to_ascii_lowercase().starts_with("transfer-encoding");
-    ensure!(!head.lines().any(is_chunked), "the answer is chunked, which is not read here");
-    let body = &bytes[end + 4..];
-    let value = if body.is_empty() { Value::Null } else { serde_json::from_slice(body)? };
-    Ok((status, value))
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::api::{ApiError, JobKind, JobProgress};
+
     use super::*;
 
     #[test]
-    fn answers_are_read() {
-        let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"job\":7}";
-        let (status, answer) = split_answer(whole).expect("an answer");
-        assert_eq!((status, started(&answer).expect("a job")), (200, 7));
-        split_answer(&whole[..20]).expect_err("cut in the head");
-        split_answer(&whole[..whole.len() - 1]).expect_err("cut in the body");
-        split_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            .expect_err("chunked");
-    }
-
-    #[test]
     fn failures_speak() {
-        let job: Job = serde_json::from_value(json!({
-            "state": "failed",
-            "progress": {"done": 1, "total": 2, "message": ""},
-            "result": null,
-            "error": {"code": "internal", "message": "full", "hint": "free some"},
-        }))
-        .expect("a job");
-        let Some(Ending::Failed(why)) = job.ending() else { panic!("it failed") };
-        assert_eq!(why, "full; free some");
-        assert_eq!(words(&json!({"error": {"message": "no"}})), "no");
+        let mut job = JobStatus {
+            id: JobId::new(1),
+            kind: JobKind::GetData,
+            state: JobState::Running,
+            progress: JobProgress::default(),
+            result: None,
+            error: None,
+        };
+        assert!(ending(&job).is_none());
+        job.state = JobState::Failed;
+        job.error = Some(ApiError {
+            hint: Some("free some".to_owned()),
+            ..ApiError::internal("the disk is full")
+        });
+        let Some(Ending::Failed(why)) = ending(&job) else { panic!("it failed") };
+        assert_eq!(why, "the disk is full; free some");
     }
 }

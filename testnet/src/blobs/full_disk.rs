@@ -101,7 +101,7 @@ async fn fill(site: &mut Site, size_bytes: u64) -> Result<Report> {
     let job = api.start_get(&wanted).await?;
     let said = match api.end(job).await? {
         Ending::Failed(said) => said,
-        Ending::Done(result) => bail!("it was fetched onto a disk without room: {result}"),
+        Ending::Done(result) => bail!("it was fetched onto a disk without room: {result:?}"),
     };
     eprintln!("  without space: {said}");
     let lower = said.to_lowercase();

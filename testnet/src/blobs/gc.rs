@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::sleep;
 
-use super::api::{Ending, Wanted};
+use super::api::Wanted;
 use super::site::Site;
 use super::{GcOptions, MIB, files, shown_mib};
 use crate::workspace::Workspace;
@@ -86,15 +85,15 @@ async fn collect(site: &mut Site, size_bytes: u64) -> Result<Report> {
     let client = site.add(None, |_| ()).await?;
     let api = site.api(client)?;
     let garbage = api.add(&litter).await?.hash;
-    api.post("/v1/data/unpin", &json!({"pin": garbage})).await.context("unpinned")?;
+    api.unpin(garbage).await?;
     let target = site.folder().join("fetched.bin");
     let providers = vec![site.id(0)?];
     let wanted = Wanted { hash, providers, bytes_max: size_bytes, target: Some(&target) };
     let job = api.start_get(&wanted).await?;
     let mut collections = 0;
     let fetched = loop {
-        api.job_of("/v1/data/gc", &json!({})).await.context("garbage is collected")?;
-        if let Some(Ending::Done(_) | Ending::Failed(_)) = api.job(job).await?.ending() {
+        api.collect_garbage().await?;
+        if api.job(job).await?.state.is_finished() {
             break api.fetched(job).await?;
         }
         collections += 1;

@@ -14,17 +14,15 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::api::{LOOK, Wanted};
+use super::api::{LOOK, Wanted, ending};
 use super::site::{Site, settle_disk};
 use super::{KillOptions, MIB, files, shown_mib};
 use crate::crash_store::chain::Draw;
 use crate::workspace::Workspace;
 
-/// Bytes between two syncs of a fetch: what a kill may cost. Fewer syncs are faster, and half a
-/// second of a fast link is not worth more of them.
+/// What a kill may cost: a batch, as it is synced in the background. A node that comes back finds
+/// again what had reached its file by then, so this is what was on its way there.
 const BATCH_BYTES: u64 = 16 * MIB;
-/// What may be verified beside that, in the batch that fills while the one before is synced.
-const IN_FLIGHT_BYTES: u64 = 16 * MIB;
 /// Share of the blob after which no kill falls, in percent: the fetch must not have ended.
 const KILL_BEFORE_PERCENT: u64 = 95;
 
@@ -137,7 +135,7 @@ async fn storm(site: &mut Site, options: &KillOptions) -> Result<Report> {
         identical: 0,
         miscounted: 0,
         again_bytes_max: 0,
-        again_bytes_allowed: BATCH_BYTES + IN_FLIGHT_BYTES,
+        again_bytes_allowed: BATCH_BYTES,
     };
     for number in 1..=options.kills {
         let target = site.folder().join("fetched.bin");
@@ -176,7 +174,7 @@ async fn killed_fetch(
     let job = api.start_get(wanted).await?;
     let reported_bytes = loop {
         let seen = api.job(job).await?;
-        if let Some(ending) = seen.ending() {
+        if let Some(ending) = ending(&seen) {
             bail!("the fetch ended before it was killed at {point} bytes: {ending:?}");
         }
         if seen.progress.total > 0 && seen.progress.done >= point {

@@ -68,7 +68,7 @@ impl Site {
 
     /// The interface of a node.
     pub(crate) fn api(&self, index: usize) -> Result<Api> {
-        Ok(Api::of(&self.node(index)?.home))
+        Ok(Api::of(self.node(index)?.client.clone()))
     }
 
     /// Who a node is.

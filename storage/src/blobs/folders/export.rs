@@ -16,6 +16,7 @@ use protocol::ids::ContentHash;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use crate::blobs::import::is_zero;
 use crate::blobs::read::{Source, check_hash};
 use crate::blobs::{BlobError, BlobStore};
 use crate::durable::{self, at};
@@ -120,10 +121,11 @@ impl Place {
     /// Gives what was written its name, or removes it.
     fn settle(self, written: Result<(), BlobError>, replace: bool) -> Result<(), BlobError> {
         let result = written.and_then(|()| self.sync()).and_then(|()| self.rename(replace));
-        if result.is_err() && self.temp.symlink_metadata().is_ok() {
-            if let Err(error) = remove(&self.temp) {
-                tracing::warn!(path = %self.temp.display(), %error, "cannot remove what was begun");
-            }
+        if result.is_err()
+            && self.temp.symlink_metadata().is_ok()
+            && let Err(error) = remove(&self.temp)
+        {
+            tracing::warn!(path = %self.temp.display(), %error, "cannot remove what was begun");
         }
         result
     }
@@ -205,7 +207,7 @@ impl Export<'_> {
             let bytes = buffer.get(..read).unwrap_or_default();
             hasher.update(bytes);
             left = left.checked_sub(read as u64).ok_or(BlobError::Damaged(chunk.hash))?;
-            if bytes.iter().all(|byte| *byte == 0) {
+            if is_zero(bytes) {
                 to.seek(SeekFrom::Current(read as i64)).map_err(at("write", path))?;
                 self.report.sparse_bytes += read as u64;
             } else {

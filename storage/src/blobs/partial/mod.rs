@@ -4,8 +4,9 @@
 //! synced and nothing else, so that after a crash nothing false is believed and nothing that a
 //! checkpoint made durable is fetched again. A complete blob needs no second hashing.
 //!
-//! One writer for a blob. Dropping it keeps the files: the next one goes on from the last
-//! checkpoint that was run. Deliberately absent: deciding when to make a checkpoint.
+//! One writer for a blob. Dropping it keeps the files, and the next one goes on. After a restart the
+//! first one looks for what was written after the last checkpoint: whatever still leads up to the
+//! hash need not be fetched again. Deliberately absent: deciding when to make a checkpoint.
 
 pub(super) mod bits;
 mod files;
@@ -17,13 +18,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use protocol::blobs::wire::Parts;
 use protocol::blobs::{GroupRanges, all_groups, bytes_of};
 use protocol::ids::ContentHash;
 
 pub use self::files::Checkpoint;
 use self::files::Files;
 pub(super) use self::files::Paths;
-use super::part::{Frame, VerifiedPart};
+use super::part::{EncodeError, Frame, VerifiedPart, encode_part};
 use super::serve::SharedRanges;
 use super::store::BlobStore;
 use super::tree::{PAIR_BYTES, Subtree, outboard_bytes};
@@ -52,6 +54,8 @@ struct Known {
     size: u64,
     verified: SharedRanges,
     is_open: bool,
+    /// Whether what was written after the last checkpoint, before a crash, was looked for.
+    is_searched: bool,
 }
 
 /// All partial blobs of a store.
@@ -79,7 +83,8 @@ impl Partials {
             let paths = Paths::of(&folder, &hash);
             if let Some(bits) = paths.read(&hash) {
                 let verified = Arc::new(RwLock::new(bits.verified));
-                known.insert(hash, Known { size: bits.size, verified, is_open: false });
+                let size = bits.size;
+                known.insert(hash, Known { size, verified, is_open: false, is_searched: false });
                 continue;
             }
             if has_bits {
@@ -141,7 +146,7 @@ impl Partials {
         hash: &ContentHash,
         size: u64,
         room: impl FnOnce(u64) -> Result<(), BlobError>,
-    ) -> Result<(Files, SharedRanges), BlobError> {
+    ) -> Result<(Files, SharedRanges, bool), BlobError> {
         let mut all = self.known();
         let paths = self.paths(hash);
         if let Some(known) = all.get_mut(hash) {
@@ -151,7 +156,8 @@ impl Partials {
             if known.size == size {
                 let files = Files::open(paths, *hash, size, false)?;
                 known.is_open = true;
-                return Ok((files, Arc::clone(&known.verified)));
+                let is_searched = std::mem::replace(&mut known.is_searched, true);
+                return Ok((files, Arc::clone(&known.verified), is_searched));
             }
             // Groups that were verified for another size: one of the two was never proved.
             tracing::warn!(%hash, was = known.size, now = size, "another size; it begins again");
@@ -167,9 +173,10 @@ impl Partials {
             }
         };
         let verified = SharedRanges::default();
-        let known = Known { size, verified: Arc::clone(&verified), is_open: true };
+        let shared = Arc::clone(&verified);
+        let known = Known { size, verified: shared, is_open: true, is_searched: true };
         all.insert(*hash, known);
-        Ok((files, verified))
+        Ok((files, verified, true))
     }
 
     /// The writer is gone. After a failed sync only what was synced before is believed.
@@ -221,11 +228,11 @@ pub struct PartialBlob {
 
 impl PartialBlob {
     pub(super) fn open(store: &BlobStore, hash: ContentHash, size: u64) -> Result<Self, BlobError> {
-        let (files, shared) =
+        let (files, shared, is_searched) =
             store.partial_files().claim(&hash, size, |others| store.check_room(size, others))?;
         let verified = read(&shared);
         let (files, pairs) = (Arc::new(files), WrittenPairs::default());
-        Ok(Self {
+        let mut opened = Self {
             store: store.clone(),
             files,
             verified,
@@ -233,7 +240,36 @@ impl PartialBlob {
             pairs,
             checkpoints: 0,
             is_over: false,
-        })
+        };
+        if !is_searched {
+            opened.search()?;
+        }
+        Ok(opened)
+    }
+
+    /// Looks for groups that were written and not claimed when the process died. Where nothing was
+    /// written the first pair on the way is zeros, which fit no hash, so that costs next to nothing.
+    fn search(&mut self) -> Result<(), BlobError> {
+        let (hash, size) = (self.hash(), self.size());
+        let whole = self.store.partial_files().serve(&hash)?.unrestricted();
+        let mut frame = Vec::new();
+        let mut found = GroupRanges::new();
+        for gap in self.verified.gaps(all_groups(size)) {
+            for part in Parts::of(&gap.into()) {
+                match encode_part(&whole, part, &mut frame) {
+                    Ok(()) => {
+                        found.insert(part);
+                    }
+                    Err(EncodeError::Read { source, .. }) => {
+                        return Err(at("read", &self.files.paths.data)(source).into());
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).insert_all(&found);
+        self.verified.insert_all(&found);
+        Ok(())
     }
 
     /// The hash it must have.
