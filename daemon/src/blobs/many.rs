@@ -83,16 +83,25 @@ pub(super) async fn fetch(
     // Owned: a future over borrowed pairs could not be sent to another thread.
     let owned = blobs.to_vec();
     let rest = owned.into_iter().map(|(hash, max)| async move {
-        let had = inner.store.contains(&hash);
-        (had, service.fetch_as(priority, hash, max, hints.to_vec()).await)
+        if inner.store.contains(&hash) {
+            return (None, service.fetch_as(priority, hash, max, hints.to_vec()).await);
+        }
+        let result = service.fetch_as(priority, hash, max, hints.to_vec()).await;
+        // Whoever gave it, unless the fetch of somebody else has replaced what was noted.
+        let sources = service.progress(&hash).map(|last| last.borrow().sources.clone());
+        (Some(sources.unwrap_or_default()), result)
     });
     let mut results = Vec::with_capacity(blobs.len());
     // The bound of transfers holds inside; this one bounds what waits for it.
     let mut rest = stream::iter(rest).buffered(2 * inner.config.fetches_max);
-    while let Some((had, result)) = rest.next().await {
-        if let (false, Ok(bytes)) = (had, &result) {
-            let peer = inner.network.local_peer();
-            arrived(Source { peer, bytes: *bytes, bytes_per_s: 0 });
+    while let Some((sources, result)) = rest.next().await {
+        match (sources, &result) {
+            (Some(sources), Ok(bytes)) if sources.is_empty() => {
+                let peer = inner.network.local_peer();
+                arrived(Source { peer, bytes: *bytes, bytes_per_s: 0 });
+            }
+            (Some(sources), Ok(_)) => sources.into_values().for_each(&mut *arrived),
+            _ => {}
         }
         results.push(result);
     }

@@ -98,7 +98,7 @@ fn describe(blob: &BlobDetail) -> String {
         "all of it".to_owned()
     } else {
         format!(
-            "{}, {} of {} groups",
+            "{}, {} of {}",
             text::bytes(blob.bytes_here),
             blob.groups_here,
             text::counted(blob.groups, "group")

@@ -31,8 +31,9 @@ use crate::node::backend::NodeBackend;
 
 /// How often the progress of one blob is looked at.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a collection's chunks wait until it is known who else has it.
-const SEARCH_MAX: Duration = Duration::from_secs(3);
+/// How long a collection's chunks wait for what a search in the table of providers finds; connected
+/// peers are asked anyway.
+const SEARCH_MAX: Duration = Duration::from_secs(1);
 
 const fn priority(priority: FetchPriority) -> Priority {
     match priority {
@@ -101,10 +102,20 @@ impl Get {
         target: Option<Target>,
         handle: JobHandle,
     ) -> Self {
-        let (blobs, hash) = (node.blobs.clone(), request.hash);
+        let (network, hash) = (node.network.clone(), request.hash);
         let search = async move {
-            let found = tokio::time::timeout(SEARCH_MAX, blobs.providers(hash)).await;
-            found.unwrap_or_default().into_iter().map(|(peer, _)| peer).collect()
+            let (mut found, mut peers) = (Vec::new(), network.search(hash).await);
+            let deadline = tokio::time::sleep(SEARCH_MAX);
+            tokio::pin!(deadline);
+            loop {
+                tokio::select! {
+                    peer = peers.recv() => match peer {
+                        Some(peer) => found.push(peer),
+                        None => break found,
+                    },
+                    () = &mut deadline => break found,
+                }
+            }
         };
         let tally = Tally::new(handle.clone());
         Self { node, request, hints, search: Some(search.boxed()), target, tally, handle }
