@@ -118,13 +118,13 @@ pub enum QuicError {
     /// The handshake, or hole punch, took too long.
     #[error("no handshake with {0} in time; is it up, and is its UDP port reachable?")]
     HandshakeTimeout(SocketAddr),
-    /// Somebody else answered at the dialled address.
+    /// Somebody else answered at the dialled address. Boxed, for errors are moved about a lot.
     #[error("expected peer {expected}, but {found} answered; is its address outdated?")]
     WrongPeer {
         /// Who was dialled.
-        expected: PeerId,
+        expected: Box<PeerId>,
         /// Who answered.
-        found: PeerId,
+        found: Box<PeerId>,
     },
     /// The peer's identity could not be read after the handshake.
     #[error("the peer showed no libp2p certificate")]
@@ -144,4 +144,10 @@ pub enum QuicError {
         #[source]
         source: io::Error,
     },
+}
+
+impl QuicError {
+    fn wrong_peer(expected: PeerId, found: PeerId) -> Self {
+        Self::WrongPeer { expected: Box::new(expected), found: Box::new(found) }
+    }
 }
