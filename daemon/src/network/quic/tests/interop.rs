@@ -116,7 +116,7 @@ impl Flow {
     }
 
     async fn send(&mut self) -> u64 {
-        let chunk = [7; 16 * 1024];
+        let chunk = vec![7; 16 * 1024];
         within(self.stream.write_all(&chunk)).await.expect("writes");
         chunk.len() as u64
     }
