@@ -4,11 +4,11 @@
 //! certificate extension on both sides and the protocol name `libp2p`, so that any libp2p program
 //! can be spoken to. What differs from the crate `libp2p-quic` is what it fixes without a setter:
 //!
-//! - *Cipher* ([`tls`]): AES-128-GCM before ChaCha20 where the processor has AES instructions.
+//! - *Cipher* (`tls`): AES-128-GCM before ChaCha20 where the processor has AES instructions.
 //!   Encryption is the largest cost of a transfer, and this halves it.
 //! - *Packets*: datagrams of up to [`UDP_PAYLOAD_BYTES_MAX`] where the path carries them. The
 //!   crate refuses more than 1,472 bytes, so that jumbo frames and loopback are of no use to it.
-//! - *Restarts* ([`reset`]): connection ids and reset tokens follow from the node's key, so
+//! - *Restarts* (`reset`): connection ids and reset tokens follow from the node's key, so
 //!   that a node that was killed and came back ends its peers' dead connections with its first
 //!   answer, instead of leaving them to time out.
 //! - *Floods*: handshakes are counted; beyond a few, callers must prove their address first.
