@@ -147,6 +147,8 @@ pub const BALLOTS_OFFSET_MAX: usize = 65_536;
 /// Seats of a review panel.
 pub const PANEL_SEATS_MAX: usize = 7;
 
+/// One file that a worker writes: a checkpoint of the largest model in f32.
+pub const WORKER_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// One frame between daemon and worker.
 pub const WORKER_FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Prompt of a generation request.

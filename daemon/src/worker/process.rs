@@ -202,7 +202,7 @@ fn limit(child: &Child, memory_max_mib: u32) -> io::Result<()> {
         return Ok(());
     }
     set(Resource::Core, 0)?;
-    set(Resource::Fsize, limits::BLOB_BYTES_MAX)?;
+    set(Resource::Fsize, limits::WORKER_FILE_BYTES_MAX)?;
     if memory_max_mib > 0 {
         set(Resource::Data, u64::from(memory_max_mib) << 20)?;
     }

@@ -2,9 +2,8 @@
 //!
 //! One node provides a blob; another one, new each time, fetches it, is killed when it has come to
 //! a drawn share of it, is started again and asked again. What it had reported before it died, less
-//! what it then says it still had, is fetched a second time: at most one batch, the bytes between
-//! two syncs, and what is in flight beside it. The file that it writes in the end must be the
-//! provider's.
+//! what it then says it still had, is fetched a second time: at most one batch. The file that it
+//! writes in the end must be the provider's.
 //!
 //! **Invariant.** Where it is killed is drawn from the seed. Deliberately absent: power cuts (the
 //! tests of `storage` have them).
@@ -61,7 +60,7 @@ impl Report {
         let mut missed = Vec::new();
         if self.again_bytes_max > self.again_bytes_allowed {
             missed.push(format!(
-                "at most {} fetched again after a kill (a batch and what is in flight): {}",
+                "at most {} fetched again after a kill (one batch): {}",
                 shown_mib(self.again_bytes_allowed),
                 shown_mib(self.again_bytes_max)
             ));
@@ -101,8 +100,8 @@ impl Report {
         }
         println!("{table}");
         println!(
-            "{} fetches of {}, each killed once: at most {} fetched again ({} allowed: a batch, and \
-             what is in flight), {} files identical",
+            "{} fetches of {}, each killed once: at most {} fetched again ({} allowed: one batch), \
+             {} files identical",
             self.kills.len(),
             shown_mib(self.size_bytes),
             shown_mib(self.again_bytes_max),
