@@ -119,6 +119,16 @@ pub enum BlobError {
         /// The target.
         path: PathBuf,
     },
+    /// A folder where a file would be written, or a file where a folder would.
+    #[error(
+        "{} is a file where a folder would be written, or a folder where a file would: give \
+         another target, or move it away",
+        path.display()
+    )]
+    OtherKind {
+        /// The target.
+        path: PathBuf,
+    },
     /// No collection can be made of these files.
     #[error("no collection can be made of these files")]
     Collection(#[from] CollectionError),

@@ -273,7 +273,14 @@ fn a_target_is_whole_or_as_it_was() {
     let refused = fixture.export(&hash, false).unwrap_err();
     assert!(matches!(refused, BlobError::Exists { .. }), "{refused}");
     assert_eq!(fs::read(&out).unwrap(), b"mine");
-    fixture.export(&hash, true).unwrap();
+    // Nor does a folder ever take the place of a file, or a file that of a folder.
+    let refused = fixture.export(&hash, true).unwrap_err();
+    assert!(matches!(refused, BlobError::OtherKind { .. }), "{refused}");
+    assert_eq!(fs::read(&out).unwrap(), b"mine");
+    fs::remove_file(&out).unwrap();
+    fixture.export(&hash, false).unwrap();
+    let refused = fixture.store.export_blob(&hash, &out, true, &mut |_| true).unwrap_err();
+    assert!(matches!(refused, BlobError::OtherKind { .. }), "{refused}");
     assert!(tree(&fixture.path("in")) == tree(&out));
     fs::write(out.join("old"), b"goes with the folder").unwrap();
     fixture.export(&hash, true).unwrap();

@@ -45,7 +45,7 @@ impl BlobStore {
         replace: bool,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<ExportReport, BlobError> {
-        let place = Place::beside(target, replace)?;
+        let place = Place::beside(target, replace, true)?;
         fs::create_dir(&place.temp).map_err(at("create directory", &place.temp))?;
         let mut export = Export { store: self, progress, report: ExportReport::default() };
         let written = collection.files().iter().try_for_each(|file| {
@@ -69,7 +69,7 @@ impl BlobStore {
         replace: bool,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<ExportReport, BlobError> {
-        let place = Place::beside(target, replace)?;
+        let place = Place::beside(target, replace, false)?;
         let mut export = Export { store: self, progress, report: ExportReport::default() };
         let written = export.file(&place.temp, &file.chunks);
         let report = export.report;
@@ -86,7 +86,7 @@ impl BlobStore {
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> Result<ExportReport, BlobError> {
         let bytes = self.size(hash).ok_or(BlobError::NotFound(*hash))?;
-        let place = Place::beside(target, replace)?;
+        let place = Place::beside(target, replace, false)?;
         let mut export = Export { store: self, progress, report: ExportReport::default() };
         let written = export.file(&place.temp, &[Chunk { hash: *hash, bytes }]);
         let report = export.report;
@@ -102,14 +102,20 @@ struct Place {
 }
 
 impl Place {
-    fn beside(target: &Path, replace: bool) -> Result<Self, BlobError> {
+    /// A folder never takes the place of a file, nor a file that of a folder.
+    fn beside(target: &Path, replace: bool, is_folder: bool) -> Result<Self, BlobError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let target = std::path::absolute(target).map_err(at("find", target))?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(BlobError::BadName { path: target });
         };
-        if !replace && target.symlink_metadata().is_ok() {
-            return Err(BlobError::Exists { path: target });
+        match target.symlink_metadata() {
+            Ok(_) if !replace => return Err(BlobError::Exists { path: target }),
+            // A link is replaced, whatever it leads to.
+            Ok(there) if !there.is_symlink() && there.is_dir() != is_folder => {
+                return Err(BlobError::OtherKind { path: target });
+            }
+            Ok(_) | Err(_) => {}
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Names are at most 255 bytes long: what is added must fit.

@@ -47,6 +47,22 @@ const fn import_mode(mode: AddMode) -> ImportMode {
 }
 
 impl NodeBackend {
+    /// Refuses the node's own home, which has its keys: what is added can be had by anybody.
+    fn check_not_own(&self, path: &Path) -> Result<(), ApiError> {
+        let (Ok(path), Ok(home)) = (path.canonicalize(), self.node.home.root().canonicalize())
+        else {
+            return Ok(());
+        };
+        if path.starts_with(&home) || home.starts_with(&path) {
+            let shown = home.display();
+            return Err(ApiError::bad_request(format!(
+                "the keys of this node lie in {shown}, and what is added can be had by anybody"
+            ))
+            .with_hint("add a copy that lies elsewhere, without the node's home"));
+        }
+        Ok(())
+    }
+
     /// The caller may name paths.
     pub(in crate::node::backend) fn add_data(
         &self,
@@ -54,6 +70,7 @@ impl NodeBackend {
     ) -> Result<JobId, ApiError> {
         let path = PathBuf::from(&request.path);
         check_readable(&path)?;
+        self.check_not_own(&path)?;
         let is_folder = path.is_dir();
         if request.mode != AddMode::Copy && request.chunked {
             return Err(ApiError::bad_request("a file can be cut only where it is copied")

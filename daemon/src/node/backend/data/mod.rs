@@ -52,6 +52,7 @@ fn of_store(error: BlobError) -> ApiError {
         BlobError::Changed { .. }
         | BlobError::ChangedWhileRead { .. }
         | BlobError::Exists { .. }
+        | BlobError::OtherKind { .. }
         | BlobError::TooManyPins { .. } => ApiError::conflict(message),
         BlobError::Damaged(_) | BlobError::PinsDamaged { .. } => ApiError::conflict(message)
             .with_hint("`ayni data verify --repair` mends what can be mended"),
@@ -64,8 +65,9 @@ fn of_store(error: BlobError) -> ApiError {
 fn of_fetch(error: &FetchError) -> ApiError {
     let message = error.to_string();
     match error {
-        FetchError::NotFound { .. } => ApiError::not_found(message)
-            .with_hint("name a node that has it with --from; `ayni data providers` looks for some"),
+        FetchError::NotFound { .. } => ApiError::not_found(message).with_hint(
+            "whoever has it may be down or just back: try again later, or name a node with --from",
+        ),
         FetchError::Failed { .. } => ApiError::unavailable(message)
             .with_hint("what has arrived is kept: run the same command again and it goes on"),
         FetchError::TooLarge { .. } => ApiError::bad_request(message),
