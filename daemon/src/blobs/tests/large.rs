@@ -100,7 +100,8 @@ async fn one_corrupts_one_stalls_one_lies_about_what_it_has_and_the_fetch_ends_w
     assert_eq!(fetched.expect("from the honest one"), SIZE);
     assert_eq!(node.store.verify(&hash).expect("read"), Verification::Intact);
     let stats = service.stats();
-    assert_eq!(stats.attempts_lied, 1, "{stats:?}");
+    // On one stream or on both that it was given.
+    assert!((1..=2).contains(&stats.attempts_lied), "{stats:?}");
     assert!(settled(&node.network).await.banned >= 1, "the liar");
     let alone = SIZE as f64 / (12 * MIB) as f64;
     eprintln!(
