@@ -133,7 +133,8 @@ async fn an_upload_that_is_cut_off_is_no_blob() {
     let _ = stream.read_to_end(&mut answer).await;
     assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"));
     assert!(!node.backend.seen().iter().any(|call| call.starts_with("upload Up")));
-    let name = node.raw("POST /v1/data/upload?name=a%20b HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let head = "POST /v1/data/upload?name=a%20b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let name = node.raw(head).await;
     assert!(name.starts_with("HTTP/1.1 400") && name.contains("a pin's name"), "{name}");
     node.end().await;
 }
