@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::queue::Priority;
 use super::scout::Scout;
 use super::stats::Counters;
-use super::transfer::Transfer;
+use super::transfer::{Transfer, bytes_in};
 
 /// How long writes of a dropped transfer may take to end: a sync of a batch on a slow disk.
 const WRITES_MAX: Duration = Duration::from_secs(10);
@@ -60,7 +60,9 @@ async fn work(
     let partial = match inner.store.availability(&hash).size() {
         Some(size) => {
             check(hash, size, max_bytes)?;
-            open(inner, hash, move |store| store.partial(hash, size)).await?
+            let partial = open(inner, hash, move |store| store.partial(hash, size)).await?;
+            progress.send_modify(|progress| progress.had = bytes_in(partial.verified(), size));
+            partial
         }
         None => match begin::begin(inner, hash, &hints, &mut scout, &mut providers).await {
             None => return Err(providers.failed(hash)),
@@ -80,6 +82,9 @@ async fn work(
             Some(Started::Large { size, last }) => {
                 check(hash, size, max_bytes)?;
                 Counters::add(&inner.counters.bytes_received, last.bytes());
+                if let Some(peer) = providers.proven {
+                    progress.send_modify(|progress| progress.add(peer, last.bytes()));
+                }
                 let last = Arc::new(last);
                 open(inner, hash, move |store| first(store, size, &last)).await?
             }

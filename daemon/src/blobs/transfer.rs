@@ -134,9 +134,9 @@ impl Transfer<'_> {
     fn start(&self, partial: PartialBlob, events: mpsc::Sender<Event>) -> Running {
         let size = partial.size();
         let verified = partial.verified().clone();
-        let had = bytes_in(&verified, size);
         self.progress.send_modify(|progress| {
-            *progress = Progress { size, had, verified: had, ..Progress::default() };
+            progress.size = size;
+            progress.verified = bytes_in(&verified, size);
         });
         let seed = secret_seed();
         let limits = ScheduleLimits::default();
@@ -421,7 +421,7 @@ fn secret_seed() -> [u8; 32] {
     seed
 }
 
-fn bytes_in(groups: &GroupRanges, size: u64) -> u64 {
+pub(super) fn bytes_in(groups: &GroupRanges, size: u64) -> u64 {
     groups.iter().map(|range| bytes_of(range, size)).map(|bytes| bytes.end - bytes.start).sum()
 }
 

@@ -20,7 +20,7 @@ use crate::workspace::Workspace;
 /// Space of the file system beside that for the blob: names, pins, outboards.
 const BESIDE_BYTES: u64 = 16 * MIB;
 /// A message must say one of these, and where.
-const WHY: [&str; 3] = ["no space left", "disk is full", "full disk"];
+const WHY: [&str; 2] = ["no space left", "is full"];
 /// What the fetch may lose although it was on the way to the disk: a batch and what is in flight.
 const LOST_BYTES_MAX: u64 = 32 * MIB;
 

@@ -55,7 +55,7 @@ pub(super) async fn establish(
     match expected {
         Some(expected) if expected != found => {
             inner.close(CLOSED, b"wrong peer");
-            Err(QuicError::WrongPeer { expected, found })
+            Err(QuicError::wrong_peer(expected, found))
         }
         _ => Ok((found, Connection { inner, accepting: None, opening: None, closing: None })),
     }

@@ -16,6 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::QuicError;
 use super::transport::{Event, multiaddr};
 
+/// Callers that are turned away before others of the swarm's work get their turn.
+const REFUSALS_AT_ONCE: usize = 32;
+
 /// What a listener needs to know of its transport.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
@@ -101,7 +104,7 @@ impl Listener {
         if let Poll::Ready(event) = self.poll_addresses(cx) {
             return Poll::Ready(event);
         }
-        loop {
+        for _ in 0..REFUSALS_AT_ONCE {
             let Some(incoming) = ready!(self.accepting.poll_unpin(cx)) else {
                 self.closed = true;
                 return Poll::Ready(Event::ListenerClosed { listener_id, reason: Ok(()) });
@@ -111,6 +114,8 @@ impl Listener {
                 return Poll::Ready(event);
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {

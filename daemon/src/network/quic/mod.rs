@@ -4,11 +4,11 @@
 //! certificate extension on both sides and the protocol name `libp2p`, so that any libp2p program
 //! can be spoken to. What differs from the crate `libp2p-quic` is what it fixes without a setter:
 //!
-//! - *Cipher* ([`tls`]): AES-128-GCM before ChaCha20 where the processor has AES instructions.
+//! - *Cipher* (`tls`): AES-128-GCM before ChaCha20 where the processor has AES instructions.
 //!   Encryption is the largest cost of a transfer, and this halves it.
 //! - *Packets*: datagrams of up to [`UDP_PAYLOAD_BYTES_MAX`] where the path carries them. The
 //!   crate refuses more than 1,472 bytes, so that jumbo frames and loopback are of no use to it.
-//! - *Restarts* ([`reset`]): connection ids and reset tokens follow from the node's key, so
+//! - *Restarts* (`reset`): connection ids and reset tokens follow from the node's key, so
 //!   that a node that was killed and came back ends its peers' dead connections with its first
 //!   answer, instead of leaving them to time out.
 //! - *Floods*: handshakes are counted; beyond a few, callers must prove their address first.
@@ -118,13 +118,13 @@ pub enum QuicError {
     /// The handshake, or hole punch, took too long.
     #[error("no handshake with {0} in time; is it up, and is its UDP port reachable?")]
     HandshakeTimeout(SocketAddr),
-    /// Somebody else answered at the dialled address.
+    /// Somebody else answered at the dialled address. Boxed, for errors are moved about a lot.
     #[error("expected peer {expected}, but {found} answered; is its address outdated?")]
     WrongPeer {
         /// Who was dialled.
-        expected: PeerId,
+        expected: Box<PeerId>,
         /// Who answered.
-        found: PeerId,
+        found: Box<PeerId>,
     },
     /// The peer's identity could not be read after the handshake.
     #[error("the peer showed no libp2p certificate")]
@@ -144,4 +144,10 @@ pub enum QuicError {
         #[source]
         source: io::Error,
     },
+}
+
+impl QuicError {
+    fn wrong_peer(expected: PeerId, found: PeerId) -> Self {
+        Self::WrongPeer { expected: Box::new(expected), found: Box::new(found) }
+    }
 }

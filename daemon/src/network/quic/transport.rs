@@ -178,7 +178,7 @@ impl QuicTransport {
             };
             let (found, connection) = upgrade.await?;
             if found != expected {
-                return Err(QuicError::WrongPeer { expected, found });
+                return Err(QuicError::wrong_peer(expected, found));
             }
             Ok((found, connection))
         }

@@ -53,11 +53,9 @@ async fn provide(store: &Path, file: &Path) -> Result<()> {
     let router = Router::builder(endpoint.clone())
         .accept(iroh_blobs::ALPN, BlobsProtocol::new(&store, None))
         .spawn();
-    let before = Cost::now()?;
     let (hash, peer) = (tag.hash.to_string(), endpoint.id().to_string());
     println!("{}", json!({"hash": hash, "peer": peer, "address": address.to_string()}));
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
-    println!("{}", before.since()?);
     router.shutdown().await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! this machine, without hashes and files.
 //!
 //! `provide` serves until standard input ends; `fetch ADDRESS BYTES` downloads that many bytes.
-//! Both print JSON objects, one a line: first what the other end needs, last what it cost.
+//! Each prints one JSON object: what the other end needs, or what the fetch cost.
 //!
 //! Deliberately absent: TCP and uploads. The swarm is built as the crate's own program builds it.
 
@@ -44,7 +44,6 @@ fn swarm<B: NetworkBehaviour + Default>() -> Result<Swarm<B>> {
 async fn provide() -> Result<()> {
     let mut swarm = swarm::<server::Behaviour>()?;
     swarm.listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse()?)?;
-    let before = Cost::now()?;
     let mut ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     loop {
         tokio::select! {
@@ -56,7 +55,6 @@ async fn provide() -> Result<()> {
             }
         }
     }
-    println!("{}", before.since()?);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! time, which costs more than the transport itself.
 //!
 //! `provide` serves until standard input ends; `fetch ADDRESS BYTES` downloads that many bytes.
-//! Both print JSON objects, one a line: first what the other end needs, last what it cost.
+//! Each prints one JSON object: what the other end needs, or what the fetch cost.
 //!
 //! Deliberately absent: any setting of the transport. It is libp2p as it comes.
 
@@ -58,7 +58,6 @@ async fn provide() -> Result<()> {
         }
     });
     swarm.listen_on("/ip4/127.0.0.1/udp/0/quic-v1".parse()?)?;
-    let before = Cost::now()?;
     let mut ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     loop {
         tokio::select! {
@@ -70,7 +69,6 @@ async fn provide() -> Result<()> {
             }
         }
     }
-    println!("{}", before.since()?);
     Ok(())
 }
 

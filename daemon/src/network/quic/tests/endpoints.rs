@@ -1,7 +1,6 @@
 //! Listeners, dropped streams, dead peers and punched holes.
 
 use std::net::UdpSocket;
-use std::sync::Arc;
 
 use libp2p::multiaddr::Protocol;
 use quinn::ConnectionError;
@@ -121,11 +120,6 @@ async fn seen(listener: &mut QuicTransport, dial: super::super::transport::Upgra
     port_of(&send_back_addr)
 }
 
-fn port_of(address: &Multiaddr) -> u16 {
-    let Some(Protocol::Udp(port)) = address.iter().nth(1) else { panic!("{address}") };
-    port
-}
-
 #[tokio::test]
 async fn dials_leave_from_the_port_listened_on() {
     let mut target = ours(&Keypair::generate_ed25519());
@@ -140,33 +134,6 @@ async fn dials_leave_from_the_port_listened_on() {
     let fresh = DialOpts { port_use: PortUse::New, ..DIAL };
     let fresh = dialler.dial(address, fresh).expect("dials");
     assert_ne!(seen(&mut target, fresh).await, port);
-}
-
-/// Passes packets between a caller and `target` until it is aborted, so that both fall silent.
-async fn relay(target: Multiaddr) -> (Multiaddr, tokio::task::AbortHandle) {
-    let bind = || tokio::net::UdpSocket::bind("127.0.0.1:0");
-    let front = Arc::new(bind().await.expect("binds"));
-    let back = Arc::new(bind().await.expect("binds"));
-    back.connect(("127.0.0.1", port_of(&target))).await.expect("connects");
-    let port = front.local_addr().expect("bound").port();
-    let task = tokio::spawn(async move {
-        let mut caller = None;
-        let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
-        loop {
-            tokio::select! {
-                Ok((length, from)) = front.recv_from(&mut there) => {
-                    caller = Some(from);
-                    back.send(&there[..length]).await.expect("sends");
-                }
-                Ok(length) = back.recv(&mut here) => {
-                    let caller = caller.expect("it called first");
-                    front.send_to(&here[..length], caller).await.expect("sends");
-                }
-            }
-        }
-    });
-    let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().expect("valid");
-    (address, task.abort_handle())
 }
 
 /// Why a connection ended.
@@ -186,14 +153,14 @@ async fn a_silent_peer_is_given_up() {
     };
     let make = || QuicTransport::new(&Keypair::generate_ed25519(), &config).expect("a transport");
     let (mut dialler, mut listener) = (make(), make());
-    let (address, line) = relay(listen(&mut listener, loopback()).await).await;
+    let Line { address, task, .. } = relay(listen(&mut listener, loopback()).await).await;
     let mut incoming = serve(listener);
     let (_, mut dialled) = within(dial(&mut dialler, address)).await.expect("dialled");
     let (_, mut accepted) = within(incoming.recv()).await.expect("serves").expect("accepted");
     // Quiet is not dead: the probes keep it open for longer than the idle time.
     let quiet = tokio::time::timeout(config.idle_timeout * 2, accept(&mut dialled));
     assert!(quiet.await.is_err(), "a quiet connection ended");
-    line.abort();
+    task.abort();
     assert_eq!(end_of(&mut dialled).await, ConnectionError::TimedOut);
     assert_eq!(end_of(&mut accepted).await, ConnectionError::TimedOut);
 }
@@ -217,7 +184,7 @@ async fn a_node_that_came_back_ends_its_old_connections() {
     let key = Keypair::generate_ed25519();
     let first = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runs");
     let copy = key.clone();
-    let (address, incoming) = first
+    let (address, mut incoming) = first
         .spawn(async move {
             let mut listener = ours(&copy);
             let address = listen(&mut listener, loopback()).await;
@@ -235,9 +202,15 @@ async fn a_node_that_came_back_ends_its_old_connections() {
     let mut dialler =
         QuicTransport::new(&Keypair::generate_ed25519(), &config).expect("a transport");
     let (_, mut connection) = within(dial(&mut dialler, address.clone())).await.expect("dialled");
-    // As with a killed process, nobody says goodbye.
-    first.shutdown_background();
-    drop(incoming);
+    // Something of the peer's must have arrived: before that it may not know that the handshake
+    // is done, and only packets of connections that are established are answered with a reset.
+    let (_, mut accepted) = within(incoming.recv()).await.expect("serves").expect("accepted");
+    open(&mut accepted).await.expect("opens").write_all(b"!").await.expect("writes");
+    accept(&mut connection).await.expect("accepts");
+    // As with a killed process, nobody says goodbye: what would is gone before the connection is.
+    let stop = tokio::task::spawn_blocking(move || first.shutdown_timeout(PATIENCE));
+    within(stop).await.expect("stops");
+    drop((accepted, incoming));
     let mut second = QuicTransport::new(&key, &patient).expect("a transport");
     let bound = within(async {
         while second.listen_on(ListenerId::next(), address.clone()).is_err() {

@@ -121,7 +121,7 @@ async fn somebody_else_at_the_address_is_refused() {
     let expected = Keypair::generate_ed25519().public().to_peer_id();
     let dialled = within(dial(&mut dialler, address.with_p2p(expected).expect("no peer"))).await;
     match dialled {
-        Err(QuicError::WrongPeer { expected: wanted, .. }) => assert_eq!(wanted, expected),
+        Err(QuicError::WrongPeer { expected: wanted, .. }) => assert_eq!(*wanted, expected),
         other => panic!("{other:?}"),
     }
 }

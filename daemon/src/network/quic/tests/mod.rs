@@ -6,6 +6,8 @@ mod interop;
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +18,10 @@ use libp2p::core::transport::{
 };
 use libp2p::core::{Endpoint, Multiaddr};
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::{QuicConfig, QuicTransport};
 
@@ -71,20 +76,20 @@ async fn listen<T: Transport + Unpin>(transport: &mut T, on: Multiaddr) -> Multi
 }
 
 /// Polls `transport` for good and hands out what its callers' handshakes came to.
-fn serve<T>(mut transport: T) -> mpsc::UnboundedReceiver<Result<T::Output, T::Error>>
+fn serve<T>(mut transport: T) -> mpsc::Receiver<Result<T::Output, T::Error>>
 where
     T: Transport + Unpin + Send + 'static,
     T::Output: Send,
     T::Error: Send,
     T::ListenerUpgrade: Send,
 {
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         loop {
             let event = poll_fn(|cx| Pin::new(&mut transport).poll(cx)).await;
             if let TransportEvent::Incoming { upgrade, .. } = event {
                 let sender = sender.clone();
-                tokio::spawn(async move { sender.send(upgrade.await) });
+                tokio::spawn(async move { sender.send(upgrade.await).await });
             }
         }
     });
@@ -132,4 +137,51 @@ async fn stream_between(
     let mut byte = [0];
     within(accepted.read_exact(&mut byte)).await.expect("reads");
     (opened, accepted)
+}
+
+fn port_of(address: &Multiaddr) -> u16 {
+    let Some(Protocol::Udp(port)) = address.iter().nth(1) else { panic!("{address}") };
+    port
+}
+
+/// A path on which packets can be lost.
+struct Line {
+    address: Multiaddr,
+    /// Aborted, both ends fall silent.
+    task: AbortHandle,
+    /// Larger packets are lost.
+    packet_bytes_max: Arc<AtomicUsize>,
+}
+
+/// A path to `target`, for one caller.
+async fn relay(target: Multiaddr) -> Line {
+    let bind = || UdpSocket::bind("127.0.0.1:0");
+    let front = bind().await.expect("binds");
+    let back = bind().await.expect("binds");
+    back.connect(("127.0.0.1", port_of(&target))).await.expect("connects");
+    let port = front.local_addr().expect("bound").port();
+    let packet_bytes_max = Arc::new(AtomicUsize::new(usize::MAX));
+    let bound = Arc::clone(&packet_bytes_max);
+    let task = tokio::spawn(async move {
+        let mut caller = None;
+        let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut there) => {
+                    caller = Some(from);
+                    if length <= bound.load(Ordering::Relaxed) {
+                        back.send(&there[..length]).await.expect("sends");
+                    }
+                }
+                Ok(length) = back.recv(&mut here) => {
+                    let caller = caller.expect("it called first");
+                    if length <= bound.load(Ordering::Relaxed) {
+                        front.send_to(&here[..length], caller).await.expect("sends");
+                    }
+                }
+            }
+        }
+    });
+    let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().expect("valid");
+    Line { address, task: task.abort_handle(), packet_bytes_max }
 }

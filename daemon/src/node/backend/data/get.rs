@@ -168,10 +168,9 @@ impl Get {
         let (hash, blobs) = (self.request.hash, self.node.blobs.clone());
         if let Some(size) = self.node.store.size(&hash) {
             self.check_size(size)?;
-            self.tally.arrived_whole(size, size);
+            self.tally.was_here(size);
             return Ok(size);
         }
-        let had = super::look::bytes_here(&self.node.store, &hash);
         let bytes_max = self.request.bytes_max.unwrap_or(BLOB_BYTES_MAX).min(BLOB_BYTES_MAX);
         let urgency = priority(self.request.priority);
         let mut fetch = Box::pin(blobs.fetch_as(urgency, hash, bytes_max, self.hints.clone()));
@@ -198,7 +197,7 @@ impl Get {
             let last = progress.borrow().clone();
             self.tally.follow(&last);
         }
-        self.tally.arrived_whole(size, had.min(size));
+        self.tally.arrived_whole(size);
         Ok(size)
     }
 

@@ -39,11 +39,6 @@ fn held(availability: &Availability) -> Option<(u64, u64, u64)> {
     }
 }
 
-/// Verified bytes of a blob that are here.
-pub(super) fn bytes_here(store: &BlobStore, hash: &ContentHash) -> u64 {
-    held(&store.availability(hash)).map_or(0, |(_, _, bytes)| bytes)
-}
-
 /// Whether a blob says that it is a collection: a hint, read without its hash.
 fn looks_like_collection(store: &BlobStore, hash: &ContentHash, bytes: u64) -> bool {
     let length = count(MAGIC.len());

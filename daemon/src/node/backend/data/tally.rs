@@ -57,15 +57,22 @@ impl Tally {
         self.tell();
     }
 
-    /// The blob that was followed has arrived, or was here: `had` of its `size` bytes were here
-    /// before.
-    pub(super) fn arrived_whole(&mut self, size: u64, had: u64) {
+    /// A blob was here all along.
+    pub(super) fn was_here(&mut self, size: u64) {
+        self.had += size;
+        self.total += size;
+        self.tell();
+    }
+
+    /// The blob that was followed has arrived.
+    pub(super) fn arrived_whole(&mut self, size: u64) {
         let running = std::mem::take(&mut self.running);
         for source in running.sources.values() {
             self.add(source.peer, source.bytes);
         }
-        self.had += had;
-        self.received += size.saturating_sub(had);
+        self.had += running.had;
+        // Bytes that came twice count twice.
+        self.received += running.received;
         self.total += size;
         self.tell();
     }
