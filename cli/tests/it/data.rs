@@ -159,8 +159,9 @@ fn ctrl_c_cancels_the_fetch() {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
             let request = read_request(&mut stream);
-            let body = if request.starts_with("POST") { started() } else { String::new() };
-            let length = if body.is_empty() { 99 } else { body.len() };
+            let is_stream = request.starts_with("GET");
+            let body = if is_stream { String::new() } else { started() };
+            let length = if is_stream { 99 } else { body.len() };
             let head = format!("HTTP/1.1 200 x\r\ncontent-length: {length}\r\n\r\n{body}");
             let _ = stream.write_all(head.as_bytes());
             open.push(stream);
