@@ -1,6 +1,5 @@
 //! Nodes that start from a snapshot of their peers: proven, whole or not at all.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
