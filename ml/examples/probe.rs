@@ -61,7 +61,10 @@ impl Probe {
         let spec = ModelSpec {
             name: "probe".into(),
             architecture: Architecture::BytesGpt { layers: 4, width: 128, heads: 4, context: 128 },
+            tokenizer: None,
+            adapter: None,
             seed: 1,
+            imported: false,
             initial_checkpoint: ContentHash::default(),
             evaluation_suite: ContentHash::of(&suite),
             evaluation_suite_bytes: u64::try_from(suite.len())?,

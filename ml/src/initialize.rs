@@ -18,7 +18,9 @@ const EMBEDDING_BOUND: f64 = 0.05;
 
 /// The weights of a model before any training.
 pub fn initial_checkpoint(spec: &ModelSpec) -> Checkpoint {
-    let Architecture::BytesGpt { layers, .. } = spec.architecture;
+    let Architecture::BytesGpt { layers, .. } = spec.architecture else {
+        unreachable!("only this architecture is built yet")
+    };
     let tensors = tensor_specs(spec)
         .into_iter()
         .map(|tensor| {

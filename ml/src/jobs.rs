@@ -12,13 +12,14 @@ use protocol::ids::ContentHash;
 use protocol::limits;
 use protocol::model::{ModelSpec, RoundParameters};
 use protocol::worker::{
-    FileName, MergeJob, Progress, WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome,
-    WorkerReply, WorkerRequest,
+    CompressJob, CompressOutcome, FileName, MergeJob, Progress, SandboxStatus, SubmittedDelta,
+    WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome, WorkerReply, WorkerRequest,
 };
 
 use crate::checkpoint::Checkpoint;
 use crate::delta::{self, Delta, DeltaError};
 use crate::error::JobError;
+use crate::feedback;
 use crate::files::JobDirectory;
 use crate::frames::{FrameError, read_frame, write_frame};
 use crate::initialize::initial_checkpoint;
@@ -120,6 +121,11 @@ impl Worker {
                 self.initialize(&spec, &checkpoint_out)
             }
             WorkerRequest::Merge(job) => self.merge(&job),
+            WorkerRequest::Compress(job) => self.compress(&job),
+            WorkerRequest::Replay(_)
+            | WorkerRequest::Import(_)
+            | WorkerRequest::Export(_)
+            | WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
             #[cfg(feature = "torch")]
             WorkerRequest::Train(job) => {
                 let threads = self.settings.threads;
@@ -153,6 +159,7 @@ impl Worker {
             device: format!("cpu, {} thread(s)", self.settings.threads),
             fingerprint,
             torch: cfg!(feature = "torch"),
+            sandbox: SandboxStatus::default(),
         }))
     }
 
@@ -169,10 +176,9 @@ impl Worker {
         check_parameters(&job.parameters)?;
         let specs = tensor_specs(&job.spec);
         let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
-        let state = self.directory.read(&job.outer_state, outer_state_bytes_max())?;
+        let state = self.directory.read(&job.outer.state, outer_state_bytes_max())?;
         let state = parse_outer_state(&state)?;
-        let payloads = job.submitted.iter().map(|delta| &delta.payload);
-        let deltas = read_deltas(&self.directory, payloads, &specs, &job.parameters)?;
+        let deltas = read_deltas(&self.directory, &job.submitted, &specs, &job.parameters)?;
         let mut decoded = Vec::with_capacity(deltas.len());
         for (delta, submitted) in deltas.into_iter().zip(&job.submitted) {
             match delta {
@@ -190,11 +196,42 @@ impl Worker {
         let checkpoint = merger.merge(&weights)?.to_bytes();
         let outer_state = codec::encode(&merger.outer_state());
         self.directory.write(&job.checkpoint_out, &checkpoint)?;
-        self.directory.write(&job.outer_state_out, &outer_state)?;
+        self.directory.write(&job.outer_out.state, &outer_state)?;
         Ok(WorkerOutcome::Merged {
             checkpoint: ContentHash::of(&checkpoint),
             outer_state: ContentHash::of(&outer_state),
+            momentum: None,
+            aggregate: None,
         })
+    }
+
+    fn compress(&self, job: &CompressJob) -> Result<WorkerOutcome, JobError> {
+        check_architecture(&job.spec)?;
+        check_parameters(&job.parameters)?;
+        let specs = tensor_specs(&job.spec);
+        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
+        let trained = read_checkpoint(&self.directory, &job.trained, &specs)?;
+        let error = match &job.feedback {
+            Some(name) => read_checkpoint(&self.directory, name, &specs)?,
+            None => Checkpoint::zeros(&specs),
+        };
+        let change = feedback::difference(&head, &trained);
+        let dense = feedback::compensate(&change, &error, job.parameters.feedback_decay_ppm);
+        let name = job.outputs.payload.as_str().to_owned();
+        let failed = |source| JobError::Delta { name: name.clone(), source };
+        let keep = job.parameters.keep_per_chunk;
+        let sent = Delta::compress(&dense, keep).map_err(failed)?;
+        let payload = delta::encode(&sent, &specs, keep).map_err(failed)?;
+        self.directory.write(&job.outputs.feedback_rejected, &dense.to_bytes())?;
+        let rest = feedback::residual(dense, &sent);
+        self.directory.write(&job.outputs.feedback_accepted, &rest.to_bytes())?;
+        self.directory.write(&job.outputs.payload, &payload)?;
+        Ok(WorkerOutcome::Compressed(CompressOutcome {
+            payload: ContentHash::of(&payload),
+            payload_bytes: u64::try_from(payload.len()).unwrap_or(u64::MAX),
+            values_sent: u64::try_from(sent.len()).unwrap_or(u64::MAX),
+            privacy: None,
+        }))
     }
 }
 
@@ -244,15 +281,16 @@ pub fn read_checkpoint(
 
 /// Reads and decodes deltas. A file that cannot be read fails the job; one that cannot be decoded
 /// is its author's fault and comes back as such.
-pub fn read_deltas<'a>(
+pub fn read_deltas(
     directory: &JobDirectory,
-    payloads: impl Iterator<Item = &'a FileName>,
+    submitted: &[SubmittedDelta],
     specs: &[TensorSpec],
     parameters: &RoundParameters,
 ) -> Result<Vec<Result<Delta, DeltaError>>, JobError> {
-    payloads
-        .map(|name| {
-            let bytes = directory.read(name, limits::DELTA_BYTES_MAX)?;
+    submitted
+        .iter()
+        .map(|delta| {
+            let bytes = directory.read(&delta.payload, limits::DELTA_BYTES_MAX)?;
             Ok(delta::decode(&bytes, specs, parameters.keep_per_chunk))
         })
         .collect()

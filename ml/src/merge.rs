@@ -101,7 +101,10 @@ impl<'a> Merger<'a> {
 
     /// The outer state after this merge.
     pub fn outer_state(&self) -> OuterState {
-        OuterState { clip_norm_bits: self.clips.iter().map(|clip| clip.to_bits()).collect() }
+        OuterState {
+            clip_norm_bits: self.clips.iter().map(|clip| clip.to_bits()).collect(),
+            ..OuterState::default()
+        }
     }
 
     /// Whether a variant with these weights uses a delta that could not be decoded.

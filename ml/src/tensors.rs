@@ -29,7 +29,9 @@ impl TensorSpec {
 ///
 /// Blocks have two-digit numbers, so that name order is block order.
 pub fn tensor_specs(spec: &ModelSpec) -> Vec<TensorSpec> {
-    let Architecture::BytesGpt { layers, width, context, .. } = spec.architecture;
+    let Architecture::BytesGpt { layers, width, context, .. } = spec.architecture else {
+        unreachable!("only this architecture is built yet")
+    };
     let (w, c) = (index(width), index(context));
     let mut tensors = vec![
         tensor("embed.position", &[c, w]),
@@ -83,7 +85,10 @@ pub(crate) mod tests {
         ModelSpec {
             name: "test".into(),
             architecture: Architecture::BytesGpt { layers, width, heads, context },
+            tokenizer: None,
+            adapter: None,
             seed: 7,
+            imported: false,
             initial_checkpoint: ContentHash::default(),
             evaluation_suite: ContentHash::default(),
             evaluation_suite_bytes: 1 << 20,

@@ -97,7 +97,10 @@ fn spec() -> ModelSpec {
     ModelSpec {
         name: "tiny".to_owned(),
         architecture: Architecture::BytesGpt { layers: 1, width: 32, heads: 1, context: 32 },
+        tokenizer: None,
+        adapter: None,
         seed: 1,
+        imported: false,
         initial_checkpoint: ContentHash::default(),
         evaluation_suite: ContentHash::default(),
         evaluation_suite_bytes: 1,

@@ -41,8 +41,8 @@ pub fn run(
     check(job)?;
     let specs = tensor_specs(&job.spec);
     let head = read_checkpoint(directory, &job.checkpoint, &specs)?;
-    let state = parse_outer_state(&directory.read(&job.outer_state, outer_state_bytes_max())?)?;
-    let results = read_deltas(directory, job.submitted.iter(), &specs, &job.parameters)?;
+    let state = parse_outer_state(&directory.read(&job.outer.state, outer_state_bytes_max())?)?;
+    let results = read_deltas(directory, &job.submitted, &specs, &job.parameters)?;
     let faults = results
         .iter()
         .map(|result| result.as_ref().err().map(|error| shorten(&error.to_string())))
@@ -127,7 +127,7 @@ impl Suite {
             let text = format!("the suite has {length} bytes, the model's has {expected}");
             return Err(JobError::Request(text));
         }
-        let context = usize::try_from(job.spec.context()).expect("a checked context");
+        let context = usize::try_from(job.spec.window_bytes()).expect("a checked context");
         Ok(Self { file, name: job.suite.as_str().to_owned(), context })
     }
 
@@ -151,6 +151,8 @@ fn progress(done: usize, total: usize) -> Progress {
         done: u64::try_from(done).unwrap_or(u64::MAX),
         total: u64::try_from(total).unwrap_or(u64::MAX),
         loss_nanonats: None,
+        per_second: None,
+        prompt: 0,
         text: Vec::new(),
     }
 }

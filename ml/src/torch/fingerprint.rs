@@ -20,7 +20,10 @@ pub fn fingerprint() -> Result<ContentHash, JobError> {
     let spec = ModelSpec {
         name: "fingerprint".into(),
         architecture: Architecture::BytesGpt { layers: 2, width: 64, heads: 4, context: CONTEXT },
+        tokenizer: None,
+        adapter: None,
         seed: 1,
+        imported: false,
         initial_checkpoint: ContentHash::default(),
         evaluation_suite: ContentHash::default(),
         evaluation_suite_bytes: 0,

@@ -28,7 +28,10 @@ pub fn run(
     report: &mut Report<'_>,
 ) -> Result<WorkerOutcome, JobError> {
     check_architecture(&job.spec)?;
-    if job.prompt.len() > limits::PROMPT_BYTES_MAX
+    let [prompt] = job.prompts.as_slice() else {
+        return Err(JobError::Unsupported);
+    };
+    if prompt.len() > limits::PROMPT_BYTES_MAX
         || job.bytes > limits::GENERATE_BYTES_MAX
         || job.temperature_ppm > TEMPERATURE_PPM_MAX
     {
@@ -38,11 +41,11 @@ pub fn run(
     let checkpoint = read_checkpoint(directory, &job.checkpoint, &specs)?;
     let _guard = tch::no_grad_guard();
     let model = Gpt::new(&job.spec, &checkpoint, false)?;
-    let context = usize::try_from(job.spec.context()).expect("a checked context");
+    let context = usize::try_from(job.spec.window_bytes()).expect("a checked context");
     let key = derive("ayni 2026 generation v1", &[&job.seed.to_le_bytes()]);
     let mut stream = ChaCha20Rng::from_seed(key);
 
-    let mut text = job.prompt.clone();
+    let mut text = prompt.clone();
     if text.is_empty() {
         text.push(START);
     }
@@ -58,12 +61,17 @@ pub fn run(
                 done: u64::try_from(text.len() - prompt).unwrap_or(u64::MAX),
                 total: u64::from(job.bytes),
                 loss_nanonats: None,
+                per_second: None,
+                prompt: 0,
                 text: text[shown..].to_vec(),
             })?;
             shown = text.len();
         }
     }
-    Ok(WorkerOutcome::Generated { text: text.split_off(prompt) })
+    Ok(WorkerOutcome::Generated {
+        texts: vec![text.split_off(prompt)],
+        tokens: u64::from(job.bytes),
+    })
 }
 
 fn next_byte(

@@ -82,7 +82,9 @@ impl Gpt {
         flat: Tensor,
         parameters: Vec<Tensor>,
     ) -> Result<Self, JobError> {
-        let Architecture::BytesGpt { layers, width, heads, context } = spec.architecture;
+        let Architecture::BytesGpt { layers, width, heads, context } = spec.architecture else {
+            unreachable!("only this architecture is built yet")
+        };
         let find = |name: &str| {
             let index = specs.binary_search_by(|spec| spec.name.as_str().cmp(name));
             let index = index.expect("every tensor of the architecture has a specification");

@@ -1,19 +1,16 @@
-//! Inner training of one round: H steps of AdamW from the head, then the delta.
+//! Inner training of one round: H steps of AdamW from the head.
 
 use std::time::Instant;
 
 use protocol::ids::ContentHash;
 use protocol::model::{Determinism, RoundParameters};
-use protocol::worker::{DeltaOutputs, Progress, TrainJob, TrainOutcome, WorkerOutcome};
+use protocol::worker::{InnerRun, Progress, TrainJob, TrainOutcome, WorkerOutcome};
 use tch::{Kind, Reduction, TchError};
 
 use super::gpt::{Gpt, windows_tensor};
 use super::optimizer::AdamW;
 use crate::arithmetic::{count, nanonats, ratio};
-use crate::checkpoint::Checkpoint;
-use crate::delta::{self, Delta};
 use crate::error::JobError;
-use crate::feedback;
 use crate::files::JobDirectory;
 use crate::jobs::{Report, check_architecture, check_parameters, read_checkpoint};
 use crate::merkle::merkle_root;
@@ -34,37 +31,26 @@ pub fn run(
     threads: u16,
     report: &mut Report<'_>,
 ) -> Result<WorkerOutcome, JobError> {
-    check_architecture(&job.spec)?;
-    check_parameters(&job.parameters)?;
-    if !(1..=STEPS_MAX).contains(&job.steps) {
+    let run = &job.run;
+    check_architecture(&run.spec)?;
+    check_parameters(&run.parameters)?;
+    if !(1..=STEPS_MAX).contains(&run.steps) {
         return Err(JobError::Request(format!("steps: 1 to {STEPS_MAX}")));
     }
-    let specs = tensor_specs(&job.spec);
+    let specs = tensor_specs(&run.spec);
     let head = read_checkpoint(directory, &job.checkpoint, &specs)?;
-    let error = match &job.feedback {
-        Some(name) => read_checkpoint(directory, name, &specs)?,
-        None => Checkpoint::zeros(&specs),
-    };
-    let context = usize::try_from(job.spec.context()).expect("a checked context");
-    let mut windows = Windows::new(read_texts(directory, job)?, context, job.seed)?;
+    let context = usize::try_from(run.spec.window_bytes()).expect("a checked context");
+    let mut windows = Windows::new(read_texts(directory, run)?, context, run.seed)?;
 
-    let model = Gpt::new(&job.spec, &head, true)?;
-    let mut trace = steps(&model, &mut windows, context, &job.parameters, job.steps, report)?;
-    let trained = model.to_checkpoint()?;
-    if let Some(outputs) = &job.delta {
-        let change = feedback::difference(&head, &trained);
-        let dense = feedback::compensate(&change, &error, job.parameters.feedback_decay_ppm);
-        trace.values_sent = write_delta(directory, outputs, dense, &job.parameters)?;
-    }
-    if let Some(name) = &job.checkpoint_out {
-        directory.write(name, &trained.to_bytes())?;
-    }
+    let model = Gpt::new(&run.spec, &head, true)?;
+    let mut trace = steps(&model, &mut windows, context, &run.parameters, run.steps, report)?;
+    directory.write(&job.checkpoint_out, &model.to_checkpoint()?.to_bytes())?;
     // More threads split sums elsewhere: close, but not bit for bit the same.
     trace.determinism = if threads == 1 { Determinism::Exact } else { Determinism::Close };
     Ok(WorkerOutcome::Trained(trace))
 }
 
-/// The inner steps alone. `values_sent` of the result is still 0.
+/// The inner steps alone.
 pub fn steps(
     model: &Gpt,
     windows: &mut Windows,
@@ -96,6 +82,8 @@ pub fn steps(
             done: u64::from(step + 1),
             total: u64::from(steps),
             loss_nanonats: Some(shown),
+            per_second: None,
+            prompt: 0,
             text: Vec::new(),
         })?;
     }
@@ -114,33 +102,15 @@ pub fn steps(
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         step_states: states.root(),
         determinism: Determinism::Exact,
-        values_sent: 0,
+        memory_bytes: 0,
+        resumed_at: 0,
     })
 }
 
-/// Compresses, encodes and writes a delta and both error feedbacks; tells the values sent.
-fn write_delta(
-    directory: &JobDirectory,
-    outputs: &DeltaOutputs,
-    dense: Checkpoint,
-    parameters: &RoundParameters,
-) -> Result<u64, JobError> {
-    let failed = |source| JobError::Delta { name: outputs.payload.as_str().to_owned(), source };
-    let keep = parameters.keep_per_chunk;
-    let sent = Delta::compress(&dense, keep).map_err(failed)?;
-    let specs: Vec<_> = dense.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
-    let payload = delta::encode(&sent, &specs, keep).map_err(failed)?;
-    directory.write(&outputs.feedback_rejected, &dense.to_bytes())?;
-    let rest = feedback::residual(dense, &sent);
-    directory.write(&outputs.feedback_accepted, &rest.to_bytes())?;
-    directory.write(&outputs.payload, &payload)?;
-    Ok(u64::try_from(sent.len()).unwrap_or(u64::MAX))
-}
-
-fn read_texts(directory: &JobDirectory, job: &TrainJob) -> Result<Vec<Vec<u8>>, JobError> {
+fn read_texts(directory: &JobDirectory, run: &InnerRun) -> Result<Vec<Vec<u8>>, JobError> {
     let mut left = TEXT_BYTES_MAX;
-    let mut texts = Vec::with_capacity(job.texts.len());
-    for name in &job.texts {
+    let mut texts = Vec::with_capacity(run.shards.len());
+    for name in &run.shards {
         let text = directory.read(name, left)?;
         left = left.saturating_sub(u64::try_from(text.len()).unwrap_or(u64::MAX));
         texts.push(text);

@@ -87,7 +87,8 @@ fn tiny_deltas_shrink_the_norm_by_half_at_most() {
     let (swamped, _) =
         merge(&head, &OuterState::default(), &deltas, &[FULL; 3], 3).expect("merges");
     assert!(swamped.tensors[0].values[0].abs() < 1e-8, "without a floor they silence the honest");
-    let before = OuterState { clip_norm_bits: vec![2.0f32.sqrt().to_bits()] };
+    let before =
+        OuterState { clip_norm_bits: vec![2.0f32.sqrt().to_bits()], ..OuterState::default() };
     let (floored, after) = merge(&head, &before, &deltas, &[FULL; 3], 3).expect("merges");
     assert!((floored.tensors[0].values[0] + 1.0 / 6.0).abs() < 1e-6);
     assert_eq!(after.clip_norm_bits, [(2.0f32.sqrt() * 0.5).to_bits()]);

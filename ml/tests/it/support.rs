@@ -12,7 +12,10 @@ pub(crate) fn small_spec() -> ModelSpec {
     ModelSpec {
         name: "small".into(),
         architecture: Architecture::BytesGpt { layers: 1, width: 32, heads: 2, context: 16 },
+        tokenizer: None,
+        adapter: None,
         seed: 3,
+        imported: false,
         initial_checkpoint: ContentHash::default(),
         evaluation_suite: ContentHash::default(),
         evaluation_suite_bytes: 4_096,

@@ -70,7 +70,10 @@ pub(crate) fn spec(seed: u64) -> ModelSpec {
     ModelSpec {
         name: "tiny".to_owned(),
         architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+        tokenizer: None,
+        adapter: None,
         seed,
+        imported: false,
         initial_checkpoint: ContentHash::of(b"checkpoint"),
         evaluation_suite: ContentHash::of(b"suite"),
         evaluation_suite_bytes: 100_000,

@@ -114,7 +114,10 @@ mod tests {
         let spec = ModelSpec {
             name: "m".into(),
             architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+            tokenizer: None,
+            adapter: None,
             seed: 1,
+            imported: false,
             initial_checkpoint: Default::default(),
             evaluation_suite: Default::default(),
             evaluation_suite_bytes: 1_000,

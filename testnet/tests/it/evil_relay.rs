@@ -71,7 +71,10 @@ fn train(round: u64) -> Vec<u8> {
         spec: ModelSpec {
             name: "m".into(),
             architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+            tokenizer: None,
+            adapter: None,
             seed: 1,
+            imported: false,
             initial_checkpoint: Default::default(),
             evaluation_suite: Default::default(),
             evaluation_suite_bytes: 1_000,

@@ -88,7 +88,10 @@ impl NodeBackend {
         let mut spec = ModelSpec {
             architecture: request.architecture(),
             name: request.name,
+            tokenizer: None,
+            adapter: None,
             seed: request.seed,
+            imported: false,
             initial_checkpoint: protocol::ids::ContentHash::default(),
             evaluation_suite: suite,
             evaluation_suite_bytes: bytes,
