@@ -122,6 +122,7 @@ impl Worker {
             WorkerRequest::Initialize { spec, checkpoint_out } => {
                 self.initialize(&spec, &checkpoint_out)
             }
+            WorkerRequest::Compare(job) => crate::compare::run(&self.directory, &job),
             WorkerRequest::Merge(job) => self.merge(&job),
             WorkerRequest::Compress(job) => self.compress(&job),
             WorkerRequest::Replay(_)

@@ -90,7 +90,8 @@ pub(crate) fn checkpoint_bytes_max(spec: &ModelSpec) -> u64 {
     weights_bytes_max(spec.parameters())
 }
 
-const fn weights_bytes_max(parameters: u64) -> u64 {
+/// Largest file of so many f32 weights, in bytes.
+pub(crate) const fn weights_bytes_max(parameters: u64) -> u64 {
     parameters.saturating_mul(4).saturating_add(1024 * 1024)
 }
 
