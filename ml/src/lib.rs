@@ -25,5 +25,6 @@ pub mod merge;
 pub mod merkle;
 pub mod sample;
 pub mod tensors;
+pub mod tokenizer;
 #[cfg(feature = "torch")]
 pub mod torch;
