@@ -27,5 +27,6 @@ pub mod merkle;
 pub mod sample;
 pub mod sandbox;
 pub mod tensors;
+pub mod tokenizer;
 #[cfg(feature = "torch")]
 pub mod torch;
