@@ -13,6 +13,7 @@ pub mod arithmetic;
 pub mod bench;
 pub mod checkpoint;
 pub mod compare;
+pub mod data;
 pub mod delta;
 pub mod error;
 pub mod feedback;
