@@ -2,7 +2,6 @@
 
 use protocol::worker::{CompareJob, TensorChange, WorkerOutcome};
 
-use crate::arithmetic::norm;
 use crate::checkpoint::Tensor;
 use crate::error::JobError;
 use crate::files::JobDirectory;
@@ -32,9 +31,15 @@ fn change(from: &Tensor, to: &Tensor) -> TensorChange {
     }
 }
 
+/// Euclidean norm, summed in `f64` in the order given.
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    let square = |value: f32| f64::from(value) * f64::from(value);
+    values.map(square).sum::<f64>().sqrt()
+}
+
 /// A norm, which is finite and not negative, in whole millionths.
-fn millionths(norm: f32) -> u64 {
-    (f64::from(norm) * 1e6).round().min(9.2e18) as u64
+fn millionths(norm: f64) -> u64 {
+    (norm * 1e6).round().min(9.2e18) as u64
 }
 
 #[cfg(test)]

@@ -13,13 +13,12 @@ use tch::Reduction;
 use super::model::{Batch, Model, Options, windows_tensor};
 use crate::arithmetic::{count, nanonats};
 use crate::checkpoint::Checkpoint;
+use crate::delta::job::read_deltas;
 use crate::error::JobError;
 use crate::files::{FileError, JobDirectory};
-use crate::jobs::{
-    Report, check_architecture, check_parameters, outer_state_bytes_max, read_checkpoint,
-    read_deltas,
-};
-use crate::merge::{MergeError, Merger, parse_outer_state};
+use crate::jobs::{Report, check_architecture, check_parameters, read_checkpoint};
+use crate::merge::job::read_outer;
+use crate::merge::{Inputs, MergeError, Merger, bucket_seed};
 use crate::tensors::tensor_specs;
 
 /// Losses of one job: all of them go into one reply frame, at most 9 bytes each.
@@ -36,19 +35,32 @@ const FAULT_CHARS_MAX: usize = 200;
 pub fn run(
     directory: &JobDirectory,
     job: &EvaluateJob,
+    threads: u16,
     report: &mut Report<'_>,
 ) -> Result<WorkerOutcome, JobError> {
     check(job)?;
     let specs = tensor_specs(&job.spec);
     let head = read_checkpoint(directory, &job.checkpoint, &specs)?;
-    let state = parse_outer_state(&directory.read(&job.outer.state, outer_state_bytes_max())?)?;
-    let results = read_deltas(directory, &job.submitted, &specs, &job.parameters)?;
-    let faults = results
+    let outer = read_outer(directory, &job.outer, &specs)?;
+    let threads = usize::from(threads);
+    let read = read_deltas(directory, &job.submitted, &specs, &job.parameters, threads)?;
+    let faults = read
+        .deltas
         .iter()
         .map(|result| result.as_ref().err().map(|error| shorten(&error.to_string())))
         .collect();
-    let deltas: Vec<_> = results.into_iter().map(Result::ok).collect();
-    let merger = Merger::new(&head, &state, &deltas, &job.parameters, job.divisor)?;
+    let deltas: Vec<_> = read.deltas.into_iter().map(Result::ok).collect();
+    let merger = Merger::new(Inputs {
+        head: &head,
+        state: &outer.state,
+        momentum: outer.momentum.as_ref(),
+        aggregate: outer.aggregate.as_ref(),
+        deltas: &deltas,
+        parameters: &job.parameters,
+        divisor: job.divisor,
+        seed: bucket_seed(&read.payloads),
+        threads,
+    })?;
     let suite = Suite::open(directory, job)?;
 
     let total = job.windows.len() * job.variants.len();
