@@ -2,5 +2,6 @@
 
 mod delta;
 mod merge;
+mod process;
 mod support;
 mod worker;
