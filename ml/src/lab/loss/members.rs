@@ -40,7 +40,7 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<(Vec<Point>, f64
     for round in 0..options.rounds {
         members.round(round)?;
         let now = &members.now;
-        tracing::info!(round = round + 1, loss = now.loss, sent_bytes = now.sent_bytes, "merged");
+        eprintln!("round {}: {:.4} nats, {:.0} bytes sent", round + 1, now.loss, now.sent_bytes);
         curve.push(members.now);
     }
     let (count, bytes) = members.payloads;

@@ -47,7 +47,7 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
         let head = name("head-dp")?;
         site.write(&head, &model.to_checkpoint().map_err(JobError::from)?.to_bytes())?;
         now.loss = site.loss(&head)?;
-        tracing::info!(round = round + 1, loss = now.loss, "measured");
+        eprintln!("round {}: {:.4} nats", round + 1, now.loss);
         curve.push(now);
     }
     Ok(curve)
