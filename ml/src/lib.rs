@@ -24,6 +24,7 @@ pub mod lab;
 pub mod merge;
 pub mod merkle;
 pub mod sample;
+pub mod sandbox;
 pub mod tensors;
 #[cfg(feature = "torch")]
 pub mod torch;

@@ -16,6 +16,7 @@ use ayni_ml::bench::{self, Bench};
 use ayni_ml::files::JobDirectory;
 use ayni_ml::jobs::{Settings, Worker};
 use ayni_ml::lab::{self, Lab};
+use ayni_ml::sandbox::confine;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Trains, evaluates, merges and generates for an Ayni node. Without a command it serves the
@@ -98,8 +99,10 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let Device::Cpu = arguments.device;
     let directory = arguments.dir.as_deref().context("no job directory: give --dir")?;
+    // Before anything of a stranger is read, and before there is a second thread.
+    let sandbox = confine(directory, false);
     let directory = JobDirectory::open(directory).context("opening the job directory")?;
-    let mut worker = Worker::new(directory, Settings { threads: arguments.threads });
+    let mut worker = Worker::new(directory, Settings { threads: arguments.threads, sandbox });
     let mut input = std::io::stdin().lock();
     let mut output = BufWriter::new(File::from(frames));
     tracing::info!(threads = arguments.threads, "ready");

@@ -5,6 +5,7 @@
 pub mod faults;
 #[cfg(feature = "torch")]
 pub mod loss;
+pub mod sandbox;
 
 use clap::Subcommand;
 
@@ -17,12 +18,20 @@ pub enum Lab {
     /// learned: loss and bytes after every round.
     #[cfg(feature = "torch")]
     Loss(loss::Options),
+    /// What a delta of a model weighs after a few steps of training.
+    #[cfg(feature = "torch")]
+    Payload(loss::payload::Options),
+    /// Confines itself as a worker does and tries to get out.
+    Sandbox(sandbox::Options),
 }
 
 /// Tries it.
 pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
-    match *lab {
+    match lab {
         #[cfg(feature = "torch")]
-        Lab::Loss(ref options) => loss::run(options),
+        Lab::Loss(options) => loss::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Payload(options) => loss::payload::run(options),
+        Lab::Sandbox(options) => sandbox::run(options),
     }
 }

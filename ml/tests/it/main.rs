@@ -3,5 +3,6 @@
 mod delta;
 mod merge;
 mod process;
+mod sandbox;
 mod support;
 mod worker;

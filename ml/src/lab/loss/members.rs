@@ -90,45 +90,9 @@ impl Members<'_> {
         Ok(())
     }
 
-    /// Trains one member and compresses what it learned.
     fn train(&mut self, round: u32, member: u32) -> Result<DeltaOutputs, CommandError> {
-        let seed = seed(self.options.seed, round, member);
-        let trained = name("trained")?;
-        let run = InnerRun {
-            spec: self.site.spec.clone(),
-            files: ModelFiles::default(),
-            parameters: self.site.parameters.clone(),
-            steps: self.options.steps,
-            steps_before: u64::from(round) * u64::from(self.options.steps),
-            seed,
-            shards: vec![text_name(member)?],
-        };
-        self.site.job(WorkerRequest::Train(TrainJob {
-            run,
-            checkpoint: head(round)?,
-            checkpoint_out: trained.clone(),
-            resume: None,
-            states: None,
-        }))?;
-        // The feedback that goes in is still read when that which comes out is written.
-        let file = |what: &str| name(&format!("{what}-{member}-{}", round % 2));
-        let outputs = DeltaOutputs {
-            payload: file("delta")?,
-            feedback_accepted: file("accepted")?,
-            feedback_rejected: file("rejected")?,
-        };
-        self.site.job(WorkerRequest::Compress(CompressJob {
-            spec: self.site.spec.clone(),
-            parameters: self.site.parameters.clone(),
-            round,
-            seed,
-            checkpoint: head(round)?,
-            trained,
-            feedback: self.feedback[index(member)].take(),
-            privacy: None,
-            outputs: outputs.clone(),
-        }))?;
-        Ok(outputs)
+        let feedback = self.feedback[index(member)].take();
+        train(self.site, self.options, round, member, feedback)
     }
 
     fn merge(&mut self, round: u32, submitted: Vec<SubmittedDelta>) -> Result<(), CommandError> {
@@ -164,6 +128,53 @@ impl Members<'_> {
         };
         Ok(())
     }
+}
+
+/// Trains one member and compresses what it learned.
+pub(super) fn train(
+    site: &mut Site,
+    options: &Options,
+    round: u32,
+    member: u32,
+    feedback: Option<FileName>,
+) -> Result<DeltaOutputs, CommandError> {
+    let seed = seed(options.seed, round, member);
+    let trained = name("trained")?;
+    let run = InnerRun {
+        spec: site.spec.clone(),
+        files: ModelFiles::default(),
+        parameters: site.parameters.clone(),
+        steps: options.steps,
+        steps_before: u64::from(round) * u64::from(options.steps),
+        seed,
+        shards: vec![text_name(member)?],
+    };
+    site.job(WorkerRequest::Train(TrainJob {
+        run,
+        checkpoint: head(round)?,
+        checkpoint_out: trained.clone(),
+        resume: None,
+        states: None,
+    }))?;
+    // The feedback that goes in is still read when that which comes out is written.
+    let file = |what: &str| name(&format!("{what}-{member}-{}", round % 2));
+    let outputs = DeltaOutputs {
+        payload: file("delta")?,
+        feedback_accepted: file("accepted")?,
+        feedback_rejected: file("rejected")?,
+    };
+    site.job(WorkerRequest::Compress(CompressJob {
+        spec: site.spec.clone(),
+        parameters: site.parameters.clone(),
+        round,
+        seed,
+        checkpoint: head(round)?,
+        trained,
+        feedback,
+        privacy: None,
+        outputs: outputs.clone(),
+    }))?;
+    Ok(outputs)
 }
 
 fn head(round: u32) -> Result<FileName, CommandError> {

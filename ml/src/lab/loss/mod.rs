@@ -12,6 +12,7 @@
 
 mod members;
 mod parallel;
+pub mod payload;
 mod site;
 
 use std::path::PathBuf;
@@ -52,6 +53,12 @@ pub struct Options {
     /// Inner learning rate in ppm.
     #[arg(long, default_value_t = 2_000)]
     pub learning_rate_ppm: u32,
+    /// Outer learning rate in ppm, if not the arm's own.
+    #[arg(long)]
+    pub outer_learning_rate_ppm: Option<u32>,
+    /// Outer Nesterov momentum in ppm, if not the arm's own.
+    #[arg(long)]
+    pub outer_momentum_ppm: Option<u32>,
     /// Seed of weights, windows and faults.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -106,6 +113,17 @@ impl Arm {
             learning_rate_ppm: options.learning_rate_ppm,
             ..RoundParameters::default()
         };
+        let mut own = self.own_parameters(base);
+        if let Some(ppm) = options.outer_learning_rate_ppm {
+            own.outer_learning_rate_ppm = ppm;
+        }
+        if let Some(ppm) = options.outer_momentum_ppm {
+            own.outer_momentum_ppm = ppm;
+        }
+        own
+    }
+
+    fn own_parameters(self, base: RoundParameters) -> RoundParameters {
         match self {
             Self::Dp => base,
             Self::Diloco => {
@@ -161,7 +179,7 @@ pub struct Point {
 /// Runs a cell.
 pub fn run(options: &Options) -> Result<Figures, CommandError> {
     let started = Instant::now();
-    let mut site = Site::new(options)?;
+    let mut site = Site::new(options, options.arm.parameters(options))?;
     let (curve, payload_bits) = match options.arm {
         Arm::Dp => (parallel::run(&mut site, options)?, None),
         _ => {

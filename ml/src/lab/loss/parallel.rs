@@ -1,7 +1,9 @@
 //! The baseline: data-parallel AdamW. Every member draws its own windows; their mean gradient is
 //! that of all these windows as one batch, because the members' batches are of one size.
 
-use tch::Reduction;
+use protocol::ids::Beacon;
+use protocol::training::Draw;
+use tch::{Device, Reduction};
 
 use super::site::{Site, name, text_name};
 use super::{Options, Point, ring_bytes};
@@ -9,9 +11,8 @@ use crate::arithmetic::ratio;
 use crate::checkpoint::Checkpoint;
 use crate::error::JobError;
 use crate::figures::CommandError;
-use crate::sample::Windows;
 use crate::tensors::{index, tensor_specs};
-use crate::torch::gpt::{Gpt, windows_tensor};
+use crate::torch::model::{self, Batch, Model, windows_tensor};
 use crate::torch::optimizer::AdamW;
 
 /// Runs as many steps as the rounds have and measures where they end. AdamW keeps its state
@@ -24,11 +25,12 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
     let mut texts = Vec::new();
     for member in 0..options.workers {
         let text = site.read(&text_name(member)?)?;
-        let seed = options.seed << 40 | u64::from(member);
-        texts.push(Windows::new(vec![text], context, seed).map_err(JobError::from)?);
+        texts.push(Windows::new(text, context, options.seed, member)?);
     }
     let parameters = site.parameters.clone();
-    let model = Gpt::new(&site.spec, &checkpoint, true)?;
+    let precision = parameters.precision;
+    let how = model::Options { trainable: true, device: Device::Cpu, precision };
+    let model = Model::new(&site.spec, &checkpoint, None, how)?;
     let decay = ratio(parameters.weight_decay_ppm);
     let mut optimizer = AdamW::new(&model, decay).map_err(JobError::from)?;
     let mut now = Point { loss: site.loss(&first)?, ..Point::default() };
@@ -55,7 +57,7 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
 
 /// One step on windows of every member.
 fn take(
-    model: &Gpt,
+    model: &Model,
     optimizer: &mut AdamW,
     texts: &mut [Windows],
     batch: u32,
@@ -65,10 +67,11 @@ fn take(
     let mut bytes = Vec::with_capacity(texts.len() * index(batch) * (context + 1));
     for text in texts {
         for _ in 0..batch {
-            bytes.extend_from_slice(text.draw());
+            text.draw(&mut bytes);
         }
     }
-    let loss = model.loss(&windows_tensor(&bytes, context + 1)?, Reduction::Mean)?;
+    let windows = Batch::of_windows(&windows_tensor(&bytes, context + 1)?)?;
+    let loss = model.loss(&windows, Reduction::Mean)?;
     if !loss.f_double_value(&[])?.is_finite() {
         return Err(JobError::Diverged("the loss is not finite"));
     }
@@ -81,4 +84,31 @@ fn rate(options: &Options, step: u32) -> f64 {
     let warmup = (options.steps / 10).max(1);
     let rise = f64::from((step + 1).min(warmup)) / f64::from(warmup);
     ratio(options.learning_rate_ppm) * rise
+}
+
+/// Windows of one member's text, every position alike.
+struct Windows {
+    text: Vec<u8>,
+    length: usize,
+    draw: Draw,
+}
+
+impl Windows {
+    fn new(text: Vec<u8>, context: usize, seed: u64, member: u32) -> Result<Self, CommandError> {
+        let length = context + 1;
+        if text.len() < length {
+            return Err(CommandError::Failed(format!("member {member} has no window of text")));
+        }
+        let parts: [&[u8]; 2] = [&seed.to_le_bytes(), &member.to_le_bytes()];
+        let draw = Draw::new("ayni lab 2026 windows v1", &Beacon::default(), &parts);
+        Ok(Self { text, length, draw })
+    }
+
+    /// Adds the next window to `bytes`.
+    fn draw(&mut self, bytes: &mut Vec<u8>) {
+        let starts = self.text.len() - self.length + 1;
+        let start = self.draw.below(u64::try_from(starts).unwrap_or(u64::MAX));
+        let start = usize::try_from(start).expect("an index into a text in memory");
+        bytes.extend_from_slice(&self.text[start..start + self.length]);
+    }
 }

@@ -8,7 +8,8 @@ use protocol::ids::ContentHash;
 use protocol::model::{Architecture, ModelSpec, OuterState, RoundParameters};
 use protocol::training::report_windows;
 use protocol::worker::{
-    EvaluateJob, FileName, ModelFiles, OuterFiles, Variant, WorkerOutcome, WorkerRequest,
+    EvaluateJob, FileName, ModelFiles, OuterFiles, SandboxStatus, Variant, WorkerOutcome,
+    WorkerRequest,
 };
 
 use super::Options;
@@ -32,7 +33,10 @@ pub(super) struct Site {
 
 impl Site {
     /// Copies the texts, makes the initial weights as `head-0` and its state as `state-0`.
-    pub(super) fn new(options: &Options) -> Result<Self, CommandError> {
+    pub(super) fn new(
+        options: &Options,
+        parameters: RoundParameters,
+    ) -> Result<Self, CommandError> {
         let folder = Scratch::new()?;
         for member in 0..options.workers {
             let text = member_text(&options.data.join(format!("node-{member}")))?;
@@ -61,12 +65,14 @@ impl Site {
             licence: "CC0-1.0".into(),
         };
         spec.validate().map_err(|error| CommandError::Failed(error.to_string()))?;
-        let parameters = options.arm.parameters(options);
         parameters.validate().map_err(|error| CommandError::Failed(error.to_string()))?;
         let directory = JobDirectory::open(&folder.path)
             .map_err(|error| CommandError::Failed(error.to_string()))?;
         let windows = report_windows(&spec, options.windows);
-        let worker = Worker::new(directory, Settings { threads: THREADS });
+        let worker = Worker::new(
+            directory,
+            Settings { threads: THREADS, sandbox: SandboxStatus::default() },
+        );
         let mut site = Self { worker, folder, spec, parameters, windows };
         let checkpoint_out = name("head-0")?;
         site.job(WorkerRequest::Initialize { spec: site.spec.clone(), checkpoint_out })?;
