@@ -34,6 +34,8 @@ pub type Report<'a> = dyn FnMut(Progress) -> Result<(), JobError> + 'a;
 pub struct Settings {
     /// Threads for arithmetic, at least 1.
     pub threads: u16,
+    /// How the process is confined.
+    pub sandbox: SandboxStatus,
 }
 
 /// Runs jobs in a directory, one at a time, on the thread that made it.
@@ -159,7 +161,7 @@ impl Worker {
             device: format!("cpu, {} thread(s)", self.settings.threads),
             fingerprint,
             torch: cfg!(feature = "torch"),
-            sandbox: SandboxStatus::default(),
+            sandbox: self.settings.sandbox,
         }))
     }
 

@@ -10,17 +10,21 @@
 //! Deliberately absent: networking, clocks in results, pickles and TorchScript.
 
 pub mod arithmetic;
+pub mod bench;
 pub mod checkpoint;
 pub mod delta;
 pub mod error;
 pub mod feedback;
+pub mod figures;
 pub mod files;
 pub mod frames;
 pub mod initialize;
 pub mod jobs;
+pub mod lab;
 pub mod merge;
 pub mod merkle;
 pub mod sample;
+pub mod sandbox;
 pub mod tensors;
 #[cfg(feature = "torch")]
 pub mod torch;

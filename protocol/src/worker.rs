@@ -410,8 +410,29 @@ impl Canonical for WorkerReply {
     const BYTES_MAX: usize = limits::WORKER_FRAME_BYTES_MAX;
 }
 
+impl SandboxStatus {
+    /// What the kernel lacks, as a sentence for the owner; nothing if the sandbox is whole.
+    pub const fn missing(&self) -> Option<&'static str> {
+        match (self.landlock_abi > 0, self.no_network, self.filtered) {
+            (true, true, true) => None,
+            (false, true, true) => Some(
+                "this kernel has no Landlock (5.13 or newer), so it could read your files; run the \
+                 node as a user of its own",
+            ),
+            (true, _, false) | (true, false, true) => Some(
+                "this kernel filters no system calls (seccomp), so it could start programs; run \
+                 the node as a user of its own",
+            ),
+            (false, _, _) => Some(
+                "this kernel has neither Landlock nor seccomp, so it could read your files and \
+                 use the network; run the node as a user of its own",
+            ),
+        }
+    }
+}
+
 /// Where a job stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Units done.
     pub done: u64,
@@ -550,6 +571,7 @@ pub struct WorkerDescription {
 
 /// How a worker is confined: what of its sandbox the kernel has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SandboxStatus {
     /// Landlock version in force; 0 for none: it could read the user's files.
     pub landlock_abi: u32,

@@ -98,6 +98,12 @@ pub(crate) struct GenerateArguments {
     /// Randomness: 0 takes the likeliest byte
     #[arg(long, default_value = "0.8", value_parser = parse_temperature)]
     temperature: u32,
+    /// Only the likeliest that together reach this probability are drawn from
+    #[arg(long, default_value = "1", value_parser = parse_probability)]
+    top_p: u32,
+    /// Text at which to stop; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// Seed of the randomness
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -129,6 +135,12 @@ fn parse_temperature(text: &str) -> Result<u32, String> {
     let ppm = parse_credits(text).ok().and_then(|amount| u32::try_from(amount.micro()).ok());
     ppm.filter(|ppm| *ppm <= 10_000_000)
         .ok_or_else(|| "a number from 0 to 10 with at most six decimals".to_owned())
+}
+
+fn parse_probability(text: &str) -> Result<u32, String> {
+    let ppm = parse_credits(text).ok().and_then(|amount| u32::try_from(amount.micro()).ok());
+    ppm.filter(|ppm| (1..=1_000_000).contains(ppm))
+        .ok_or_else(|| "a number above 0, at most 1, with at most six decimals".to_owned())
 }
 
 /// Runs it.
@@ -256,6 +268,8 @@ async fn generate(context: &Context, arguments: GenerateArguments) -> Result<(),
         prompt,
         bytes: arguments.bytes,
         temperature_ppm: arguments.temperature,
+        top_p_ppm: arguments.top_p,
+        stop: arguments.stop,
         seed: arguments.seed,
         head: arguments.head.into(),
     };

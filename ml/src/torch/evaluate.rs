@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use protocol::worker::{EvaluateJob, Progress, WorkerOutcome};
 use tch::Reduction;
 
-use super::gpt::{Gpt, windows_tensor};
+use super::model::{Batch, Model, Options, windows_tensor};
 use crate::arithmetic::{count, nanonats};
 use crate::checkpoint::Checkpoint;
 use crate::error::JobError;
@@ -92,11 +92,14 @@ fn window_losses(
     done: &mut dyn FnMut(usize) -> Result<(), JobError>,
 ) -> Result<Vec<u64>, JobError> {
     let _guard = tch::no_grad_guard();
-    let model = Gpt::new(&job.spec, checkpoint, false)?;
+    let model = Model::new(&job.spec, checkpoint, None, Options::inference())?;
     let mut losses = Vec::with_capacity(job.windows.len());
     for windows in job.windows.chunks((BATCH_BYTES / suite.context).max(1)) {
         let bytes = suite.read(windows)?;
-        let each = model.loss(&windows_tensor(&bytes, suite.context + 1)?, Reduction::None)?;
+        let each = model.loss(
+            &Batch::of_windows(&windows_tensor(&bytes, suite.context + 1)?)?,
+            Reduction::None,
+        )?;
         let mut values = vec![0.0f32; windows.len() * suite.context];
         if each.numel() != values.len() {
             return Err(JobError::Request("an unexpected number of losses".into()));

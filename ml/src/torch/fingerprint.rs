@@ -4,7 +4,7 @@
 use protocol::ids::ContentHash;
 use protocol::model::{Architecture, ModelSpec, RoundParameters};
 
-use super::gpt::Gpt;
+use super::model::{Model, Options};
 use super::train;
 use crate::error::JobError;
 use crate::initialize::initial_checkpoint;
@@ -34,7 +34,8 @@ pub fn fingerprint() -> Result<ContentHash, JobError> {
     // Bytes of every value, in an order without pattern.
     let text: Vec<u8> = (0u8..64).flat_map(|i| *ContentHash::of(&[i]).as_bytes()).collect();
     let mut windows = Windows::new(vec![text], context, 1)?;
-    let model = Gpt::new(&spec, &initial_checkpoint(&spec), true)?;
+    let options = Options { trainable: true, ..Options::inference() };
+    let model = Model::new(&spec, &initial_checkpoint(&spec), None, options)?;
     let outcome = train::steps(&model, &mut windows, context, &parameters, STEPS, &mut |_| Ok(()))?;
     Ok(outcome.step_states)
 }

@@ -7,12 +7,12 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tch::Kind;
 
-use super::gpt::{Gpt, windows_tensor};
+use super::model::{Batch, Model, Options, windows_tensor};
 use crate::arithmetic::ratio;
 use crate::error::JobError;
 use crate::files::JobDirectory;
 use crate::jobs::{Report, check_architecture, read_checkpoint};
-use crate::tensors::{VOCABULARY, tensor_specs};
+use crate::tensors::tensor_specs;
 
 /// What the model reads when there is no prompt: the start of a line.
 const START: u8 = b'\n';
@@ -40,7 +40,7 @@ pub fn run(
     let specs = tensor_specs(&job.spec);
     let checkpoint = read_checkpoint(directory, &job.checkpoint, &specs)?;
     let _guard = tch::no_grad_guard();
-    let model = Gpt::new(&job.spec, &checkpoint, false)?;
+    let model = Model::new(&job.spec, &checkpoint, None, Options::inference())?;
     let context = usize::try_from(job.spec.window_bytes()).expect("a checked context");
     let key = derive("ayni 2026 generation v1", &[&job.seed.to_le_bytes()]);
     let mut stream = ChaCha20Rng::from_seed(key);
@@ -75,16 +75,18 @@ pub fn run(
 }
 
 fn next_byte(
-    model: &Gpt,
+    model: &Model,
     input: &[u8],
     temperature_ppm: u32,
     stream: &mut ChaCha20Rng,
 ) -> Result<u8, JobError> {
-    let logits = model.logits(&windows_tensor(input, input.len())?)?.f_get(-1)?;
+    let input = windows_tensor(input, input.len())?;
+    let batch = Batch { target: input.shallow_clone(), input, lengths: None };
+    let logits = model.logits(&batch)?.f_get(-1)?;
     let logits = logits.f_to_kind(Kind::Double)?;
-    let mut weights = vec![0.0f64; VOCABULARY];
+    let mut weights = vec![0.0f64; 256];
     if temperature_ppm == 0 {
-        logits.f_copy_data(&mut weights, VOCABULARY)?;
+        logits.f_copy_data(&mut weights, 256)?;
         if !weights.iter().all(|logit| logit.is_finite()) {
             return Err(JobError::Diverged("the model's output is not finite"));
         }
@@ -93,7 +95,7 @@ fn next_byte(
         return Ok(symbol(best.map_or(0, |(index, _)| index)));
     }
     let scaled = logits.f_div_scalar(ratio(temperature_ppm))?;
-    scaled.f_softmax(-1, Kind::Double)?.f_copy_data(&mut weights, VOCABULARY)?;
+    scaled.f_softmax(-1, Kind::Double)?.f_copy_data(&mut weights, 256)?;
     if !weights.iter().all(|weight| weight.is_finite()) {
         return Err(JobError::Diverged("the model's output is not finite"));
     }

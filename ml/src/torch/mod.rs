@@ -4,10 +4,13 @@
 //! [`Checkpoint`](crate::checkpoint::Checkpoint), and lengths are checked before every copy.
 //! Fallible `f_` calls throughout; those of libtorch's that panic anyway are caught around the job.
 
+pub mod cache;
 pub mod evaluate;
 pub mod fingerprint;
 pub mod generate;
-pub mod gpt;
+pub mod layers;
+pub mod model;
+mod models;
 pub mod optimizer;
 pub mod train;
 

@@ -3,7 +3,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::gpt::{Gpt, dimension};
+use super::model::{Model, dimension};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.95;
@@ -24,7 +24,7 @@ pub struct AdamW {
 
 impl AdamW {
     /// A fresh state for a model.
-    pub fn new(model: &Gpt, weight_decay: f64) -> Result<Self, TchError> {
+    pub fn new(model: &Model, weight_decay: f64) -> Result<Self, TchError> {
         let decayed = if weight_decay > 0.0 {
             let options = (Kind::Float, model.flat().device());
             let mut parts = Vec::with_capacity(model.specs().len());
@@ -52,7 +52,7 @@ impl AdamW {
     }
 
     /// One step down `loss` at the given rate. The caller holds no gradient guard.
-    pub fn step(&mut self, model: &Gpt, loss: &Tensor, rate: f64) -> Result<(), TchError> {
+    pub fn step(&mut self, model: &Model, loss: &Tensor, rate: f64) -> Result<(), TchError> {
         let gradients = Tensor::f_run_backward(&[loss], model.parameters(), false, false)?;
         let _guard = tch::no_grad_guard();
         let mut flat = Vec::with_capacity(gradients.len());

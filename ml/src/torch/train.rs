@@ -7,7 +7,7 @@ use protocol::model::{Determinism, RoundParameters};
 use protocol::worker::{InnerRun, Progress, TrainJob, TrainOutcome, WorkerOutcome};
 use tch::{Kind, Reduction, TchError};
 
-use super::gpt::{Gpt, windows_tensor};
+use super::model::{Batch, Model, Options, windows_tensor};
 use super::optimizer::AdamW;
 use crate::arithmetic::{count, nanonats, ratio};
 use crate::error::JobError;
@@ -42,7 +42,8 @@ pub fn run(
     let context = usize::try_from(run.spec.window_bytes()).expect("a checked context");
     let mut windows = Windows::new(read_texts(directory, run)?, context, run.seed)?;
 
-    let model = Gpt::new(&run.spec, &head, true)?;
+    let options = Options { trainable: true, ..Options::inference() };
+    let model = Model::new(&run.spec, &head, None, options)?;
     let mut trace = steps(&model, &mut windows, context, &run.parameters, run.steps, report)?;
     directory.write(&job.checkpoint_out, &model.to_checkpoint()?.to_bytes())?;
     // More threads split sums elsewhere: close, but not bit for bit the same.
@@ -52,7 +53,7 @@ pub fn run(
 
 /// The inner steps alone.
 pub fn steps(
-    model: &Gpt,
+    model: &Model,
     windows: &mut Windows,
     context: usize,
     parameters: &RoundParameters,
@@ -70,7 +71,8 @@ pub fn steps(
         for _ in 0..batch {
             bytes.extend_from_slice(windows.draw());
         }
-        let loss = model.loss(&windows_tensor(&bytes, context + 1)?, Reduction::Mean)?;
+        let loss = model
+            .loss(&Batch::of_windows(&windows_tensor(&bytes, context + 1)?)?, Reduction::Mean)?;
         let value = loss.f_double_value(&[])?;
         let shown = nanonats(value).ok_or(JobError::Diverged("the loss is not finite"))?;
         let warmup = (steps / WARMUP_PART).max(1);
@@ -126,13 +128,13 @@ pub struct StateHasher {
 
 impl StateHasher {
     /// A hasher for states of a model.
-    pub fn new(model: &Gpt) -> Self {
+    pub fn new(model: &Model) -> Self {
         Self { buffer: vec![0; model.flat().numel() * 4], states: Vec::new() }
     }
 
     /// Records the present state: BLAKE3 of all parameters in name order, as little-endian f32
     /// (the byte order of every machine libtorch runs on here).
-    pub fn record(&mut self, model: &Gpt) -> Result<(), TchError> {
+    pub fn record(&mut self, model: &Model) -> Result<(), TchError> {
         let bytes = model.flat().f_view_dtype(Kind::Uint8)?;
         bytes.f_copy_data(&mut self.buffer, bytes.numel())?;
         self.states.push(ContentHash::of(&self.buffer));

@@ -2,5 +2,7 @@
 
 mod delta;
 mod merge;
+mod process;
+mod sandbox;
 mod support;
 mod worker;

@@ -121,7 +121,7 @@ fn refusals() {
     let weights = MergeError::Weights { weights: 2, deltas: 1 };
     assert_eq!(merge(&head, &state, &down, &[1, 1], 1), Err(weights));
     for bits in [vec![0, 0], vec![f32::NAN.to_bits()], vec![(-1.0f32).to_bits()]] {
-        let state = OuterState { clip_norm_bits: bits };
+        let state = OuterState { clip_norm_bits: bits, ..OuterState::default() };
         assert_eq!(merge(&head, &state, &down, &[FULL], 1), Err(MergeError::OuterState));
     }
     assert!(parse_outer_state(&[9, 9]).is_err());

@@ -1,110 +1,26 @@
 //! The worker as its daemon sees it: a process, two pipes and a directory.
 
-use std::io::{Read, Write};
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-
 use ayni_ml::checkpoint::Checkpoint;
-use ayni_ml::frames::{read_frame, write_frame};
 use ayni_ml::initialize::initial_checkpoint;
 use protocol::ids::ContentHash;
 use protocol::worker::{
-    FailureKind, FileName, MergeJob, Progress, WORKER_PROTOCOL_VERSION, WorkerOutcome, WorkerReply,
-    WorkerRequest,
+    FailureKind, MergeJob, OuterFiles, OuterOutputs, WORKER_PROTOCOL_VERSION, WorkerOutcome,
+    WorkerReply, WorkerRequest,
 };
-use tempfile::TempDir;
 
+use crate::process::{Process, file};
 use crate::support::{parameters, small_spec};
-
-/// A running worker with its directory.
-struct Process {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: ChildStdout,
-    folder: TempDir,
-}
-
-impl Process {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ayni-worker"))
-            .arg("--dir")
-            .arg(folder.path())
-            .args(["--threads", "1", "--nice", "0"])
-            .env("RUST_LOG", "error")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the worker starts");
-        let input = child.stdin.take();
-        let output = child.stdout.take().expect("piped");
-        Self { child, input, output, folder }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn put(&self, name: &str, bytes: &[u8]) -> FileName {
-        std::fs::write(self.path().join(name), bytes).expect("written");
-        file(name)
-    }
-
-    fn get(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.path().join(name)).expect("the worker wrote it")
-    }
-
-    fn send_raw(&mut self, bytes: &[u8]) {
-        let input = self.input.as_mut().expect("open");
-        input.write_all(bytes).expect("the worker reads");
-        input.flush().expect("the worker reads");
-    }
-
-    fn reply(&mut self) -> (Vec<Progress>, WorkerReply) {
-        let mut steps = Vec::new();
-        loop {
-            let frame = read_frame::<WorkerReply>(&mut self.output).expect("a frame");
-            match frame.expect("a reply").expect("canonical") {
-                WorkerReply::Progress(progress) => steps.push(progress),
-                last => return (steps, last),
-            }
-        }
-    }
-
-    fn ask(&mut self, request: WorkerRequest) -> (Vec<Progress>, WorkerReply) {
-        write_frame(self.input.as_mut().expect("open"), &request).expect("the worker reads");
-        self.reply()
-    }
-
-    fn done(&mut self, request: WorkerRequest) -> WorkerOutcome {
-        match self.ask(request).1 {
-            WorkerReply::Done(outcome) => outcome,
-            other => panic!("expected success, got {other:?}"),
-        }
-    }
-
-    fn fails(&mut self, request: WorkerRequest) -> (FailureKind, String) {
-        match self.ask(request).1 {
-            WorkerReply::Failed(failure) => (failure.kind, failure.message),
-            other => panic!("expected a failure, got {other:?}"),
-        }
-    }
-
-    /// Ends the input and waits; true for a clean exit without further output.
-    fn finish(mut self) -> bool {
-        drop(self.input.take());
-        let mut rest = Vec::new();
-        self.output.read_to_end(&mut rest).expect("readable");
-        self.child.wait().expect("waited for").success() && rest.is_empty()
-    }
-}
-
-fn file(name: &str) -> FileName {
-    FileName::new(name).expect("a plain name")
-}
 
 fn initialize() -> WorkerRequest {
     WorkerRequest::Initialize { spec: small_spec(), checkpoint_out: file("head") }
+}
+
+fn initial_state() -> Vec<u8> {
+    protocol::codec::encode(&protocol::model::OuterState::default())
+}
+
+fn outer(state: &str) -> OuterFiles {
+    OuterFiles { state: file(state), momentum: None, aggregate: None }
 }
 
 fn empty_merge() -> MergeJob {
@@ -112,11 +28,15 @@ fn empty_merge() -> MergeJob {
         spec: small_spec(),
         parameters: parameters(),
         checkpoint: file("head"),
-        outer_state: file("state"),
+        outer: outer("state"),
         submitted: vec![],
         divisor: 1,
         checkpoint_out: file("next"),
-        outer_state_out: file("state-next"),
+        outer_out: OuterOutputs {
+            state: file("state-next"),
+            momentum: file("momentum-next"),
+            aggregate: file("aggregate-next"),
+        },
     }
 }
 
@@ -141,8 +61,8 @@ fn describes_initializes_merges_and_leaves() {
     );
     assert_eq!(worker.get("head"), expected.to_bytes());
 
-    worker.put("state", &[0]);
-    let WorkerOutcome::Merged { checkpoint, outer_state } =
+    worker.put("state", &initial_state());
+    let WorkerOutcome::Merged { checkpoint, outer_state, .. } =
         worker.done(WorkerRequest::Merge(empty_merge()))
     else {
         panic!("expected a merge");
@@ -173,7 +93,7 @@ fn malformed_frames_are_answered() {
 fn bad_files_and_requests_are_bad_input() {
     let mut worker = Process::start();
     worker.done(initialize());
-    worker.put("state", &[0]);
+    worker.put("state", &initial_state());
     let good = worker.get("head");
     let mut infinite = good.clone();
     let end = infinite.len();
@@ -213,10 +133,13 @@ fn without_torch_generation_is_unsupported() {
     let mut worker = Process::start();
     let job = protocol::worker::GenerateJob {
         spec: small_spec(),
+        files: protocol::worker::ModelFiles::default(),
         checkpoint: file("head"),
-        prompt: vec![],
+        prompts: vec![vec![]],
         bytes: 1,
         temperature_ppm: 0,
+        top_p_ppm: 1_000_000,
+        stop: vec![],
         seed: 0,
     };
     assert_eq!(worker.fails(WorkerRequest::Generate(job)).0, FailureKind::Unsupported);
@@ -230,7 +153,8 @@ mod torch {
     use ayni_ml::tensors::tensor_specs;
     use protocol::model::Determinism;
     use protocol::worker::{
-        DeltaOutputs, EvaluateJob, GenerateJob, SubmittedDelta, TrainJob, TrainOutcome, Variant,
+        CompressJob, CompressOutcome, DeltaOutputs, EvaluateJob, FileName, GenerateJob, InnerRun,
+        ModelFiles, SubmittedDelta, TrainJob, TrainOutcome, Variant,
     };
 
     use super::*;
@@ -253,7 +177,7 @@ mod torch {
     fn ready() -> Process {
         let mut worker = Process::start();
         worker.done(initialize());
-        worker.put("state", &[0]);
+        worker.put("state", &initial_state());
         worker.put("text", &text(20_000));
         worker.put("suite", &text(4_096));
         worker
@@ -261,19 +185,37 @@ mod torch {
 
     fn train_job(tag: &str, seed: u64) -> TrainJob {
         TrainJob {
+            run: InnerRun {
+                spec: small_spec(),
+                files: ModelFiles::default(),
+                parameters: parameters(),
+                steps: 12,
+                steps_before: 0,
+                seed,
+                shards: vec![file("text")],
+            },
+            checkpoint: file("head"),
+            checkpoint_out: file(&format!("trained-{tag}")),
+            resume: None,
+            states: None,
+        }
+    }
+
+    fn compress_job(tag: &str) -> CompressJob {
+        CompressJob {
             spec: small_spec(),
             parameters: parameters(),
-            steps: 12,
-            seed,
+            round: 0,
+            seed: 0,
             checkpoint: file("head"),
-            texts: vec![file("text")],
+            trained: file(&format!("trained-{tag}")),
             feedback: None,
-            delta: Some(DeltaOutputs {
+            privacy: None,
+            outputs: DeltaOutputs {
                 payload: file(&format!("delta-{tag}")),
                 feedback_accepted: file(&format!("accepted-{tag}")),
                 feedback_rejected: file(&format!("rejected-{tag}")),
-            }),
-            checkpoint_out: Some(file(&format!("trained-{tag}"))),
+            },
         }
     }
 
@@ -284,15 +226,27 @@ mod torch {
         }
     }
 
-    fn evaluate_job(submitted: &[&str], variants: Vec<Vec<u32>>) -> EvaluateJob {
+    fn compress(worker: &mut Process, job: CompressJob) -> CompressOutcome {
+        match worker.done(WorkerRequest::Compress(job)) {
+            WorkerOutcome::Compressed(outcome) => outcome,
+            other => panic!("expected a delta, got {other:?}"),
+        }
+    }
+
+    fn submitted(payload: &str, weight_ppm: u32) -> SubmittedDelta {
+        SubmittedDelta { payload: file(payload), weight_ppm, seed: 0, round: 0 }
+    }
+
+    fn evaluate_job(names: &[&str], variants: Vec<Vec<u32>>) -> EvaluateJob {
         EvaluateJob {
             spec: small_spec(),
             parameters: parameters(),
             checkpoint: file("head"),
-            outer_state: file("state"),
+            files: ModelFiles::default(),
+            outer: outer("state"),
             suite: file("suite"),
             windows: (0..small_spec().suite_windows()).step_by(3).collect(),
-            submitted: submitted.iter().map(|name| file(name)).collect(),
+            submitted: names.iter().map(|name| submitted(name, 0)).collect(),
             divisor: 2,
             variants: variants.into_iter().map(|weights_ppm| Variant { weights_ppm }).collect(),
         }
@@ -322,6 +276,8 @@ mod torch {
         assert!(outcome.loss_last_nanonats < outcome.loss_first_nanonats);
         assert_eq!(outcome.bytes_trained, 12 * 4 * 16);
         assert_eq!(outcome.determinism, Determinism::Exact);
+        let outcome = compress(&mut worker, compress_job("a"));
+        compress(&mut worker, compress_job("b"));
 
         let specs = tensor_specs(&small_spec());
         let keep = parameters().keep_per_chunk;
@@ -339,31 +295,33 @@ mod torch {
         assert!(losses[1..].iter().all(|row| total(row) < total(&losses[0])));
         assert!(total(&losses[3]) < total(&losses[1]), "two help more than one");
 
-        let submitted = ["delta-a", "delta-b"]
-            .map(|name| SubmittedDelta { payload: file(name), weight_ppm: FULL });
-        let job = MergeJob { submitted: submitted.into(), divisor: 2, ..empty_merge() };
+        let both = ["delta-a", "delta-b"].map(|name| submitted(name, FULL));
+        let job = MergeJob { submitted: both.into(), divisor: 2, ..empty_merge() };
         worker.done(WorkerRequest::Merge(job));
         let mut job = evaluate_job(&[], vec![vec![]]);
         job.checkpoint = file("next");
-        job.outer_state = file("state-next");
+        job.outer = outer("state-next");
         let (merged, _) = evaluate(&mut worker, job);
         assert_eq!(merged[0], losses[3], "what was reviewed is what was merged");
 
         let job = GenerateJob {
             spec: small_spec(),
+            files: ModelFiles::default(),
             checkpoint: file("next"),
-            prompt: b"the river ".to_vec(),
+            prompts: vec![b"the river ".to_vec()],
             bytes: 40,
             temperature_ppm: 800_000,
+            top_p_ppm: FULL,
+            stop: vec![],
             seed: 5,
         };
         let (steps, reply) = worker.ask(WorkerRequest::Generate(job.clone()));
         let streamed: Vec<u8> = steps.into_iter().flat_map(|step| step.text).collect();
         assert_eq!(streamed.len(), 40);
-        let outcome = WorkerOutcome::Generated { text: streamed };
+        let outcome = WorkerOutcome::Generated { texts: vec![streamed], tokens: 40 };
         assert_eq!(reply, WorkerReply::Done(outcome.clone()));
         assert_eq!(worker.done(WorkerRequest::Generate(job.clone())), outcome);
-        let greedy = GenerateJob { temperature_ppm: 0, prompt: vec![], bytes: 3, ..job };
+        let greedy = GenerateJob { temperature_ppm: 0, prompts: vec![vec![]], bytes: 3, ..job };
         worker.done(WorkerRequest::Generate(greedy));
         assert!(worker.finish());
     }
@@ -374,12 +332,14 @@ mod torch {
         let mut second = ready();
         let fed = |tag: &str| {
             let feedback = Some(file("accepted-a"));
-            TrainJob { feedback, ..train_job(tag, 4) }
+            CompressJob { feedback, ..compress_job(tag) }
         };
         let mut outcomes = Vec::new();
         for worker in [&mut first, &mut second] {
             outcomes.push(train(worker, train_job("a", 3)).step_states);
-            outcomes.push(train(worker, fed("b")).step_states);
+            compress(worker, compress_job("a"));
+            outcomes.push(train(worker, train_job("b", 4)).step_states);
+            compress(worker, fed("b"));
         }
         assert_eq!(outcomes[..2], outcomes[2..]);
         assert_ne!(outcomes[0], outcomes[1]);
@@ -388,6 +348,7 @@ mod torch {
         }
         let again = train(&mut first, train_job("c", 3));
         assert_eq!(again.step_states, outcomes[0], "nothing is left of the jobs between");
+        compress(&mut first, compress_job("c"));
         assert_eq!(first.get("delta-c"), first.get("delta-a"));
         let job = || evaluate_job(&["delta-a"], vec![vec![FULL]]);
         assert_eq!(evaluate(&mut first, job()), evaluate(&mut second, job()));
@@ -397,6 +358,7 @@ mod torch {
     fn hostile_deltas_are_reported_and_harm_nobody() {
         let mut worker = ready();
         train(&mut worker, train_job("a", 1));
+        compress(&mut worker, compress_job("a"));
         let mut broken = worker.get("delta-a");
         let middle = broken.len() / 2;
         broken[middle..].fill(0xff);
@@ -427,12 +389,12 @@ mod torch {
         assert_eq!(losses[0], alone[0]);
         assert!(losses[1].iter().flatten().all(|loss| *loss == 1_000_000_000_000));
 
-        let submitted = |weight_ppm| {
-            let payload = file("broken");
-            MergeJob { submitted: vec![SubmittedDelta { payload, weight_ppm }], ..empty_merge() }
+        let merge = |weight_ppm| {
+            let submitted = vec![submitted("broken", weight_ppm)];
+            WorkerRequest::Merge(MergeJob { submitted, ..empty_merge() })
         };
-        worker.done(WorkerRequest::Merge(submitted(0)));
-        let (kind, _) = worker.fails(WorkerRequest::Merge(submitted(FULL)));
+        worker.done(merge(0));
+        let (kind, _) = worker.fails(merge(FULL));
         assert_eq!(kind, FailureKind::BadInput);
     }
 
@@ -440,16 +402,22 @@ mod torch {
     fn impossible_jobs_are_refused() {
         let mut worker = ready();
         worker.put("tiny", b"too short");
+        let with = |shards: Vec<FileName>, steps| {
+            let job = train_job("a", 1);
+            TrainJob { run: InnerRun { shards, steps, ..job.run }, ..job }
+        };
         let cases = [
-            TrainJob { texts: vec![], ..train_job("a", 1) },
-            TrainJob { texts: vec![file("tiny")], ..train_job("a", 1) },
-            TrainJob { texts: vec![file("missing")], ..train_job("a", 1) },
-            TrainJob { steps: 0, ..train_job("a", 1) },
-            TrainJob { feedback: Some(file("text")), ..train_job("a", 1) },
+            with(vec![], 12),
+            with(vec![file("tiny")], 12),
+            with(vec![file("missing")], 12),
+            with(vec![file("text")], 0),
         ];
         for job in cases {
             assert_eq!(worker.fails(WorkerRequest::Train(job)).0, FailureKind::BadInput);
         }
+        worker.done(WorkerRequest::Train(train_job("a", 1)));
+        let job = CompressJob { feedback: Some(file("text")), ..compress_job("a") };
+        assert_eq!(worker.fails(WorkerRequest::Compress(job)).0, FailureKind::BadInput);
         let mut beyond = evaluate_job(&[], vec![vec![]]);
         beyond.windows.push(small_spec().suite_windows());
         let mut other_suite = evaluate_job(&[], vec![vec![]]);

@@ -158,13 +158,23 @@ pub struct GenerateRequest {
     pub prompt: String,
     /// Bytes to add, at most [`crate::limits::GENERATE_BYTES_MAX`].
     pub bytes: u32,
-    /// Temperature in ppm; 0 takes the likeliest byte.
+    /// Temperature in ppm; 0 takes the likeliest token.
     pub temperature_ppm: u32,
+    /// Only the likeliest tokens that together reach this probability are drawn from, in ppm.
+    #[serde(default = "whole")]
+    pub top_p_ppm: u32,
+    /// Texts at which the continuation ends; they are not part of it.
+    #[serde(default)]
+    pub stop: Vec<String>,
     /// Seed of the sampling.
     pub seed: u64,
     /// Which head.
     #[serde(default)]
     pub head: HeadChoice,
+}
+
+const fn whole() -> u32 {
+    1_000_000
 }
 
 /// What was generated with.

@@ -125,6 +125,8 @@ pub(super) async fn generate(
         prompt: PROMPT.to_owned(),
         bytes: 200,
         temperature_ppm: 700_000,
+        top_p_ppm: 1_000_000,
+        stop: Vec::new(),
         seed: 1,
         head,
     };

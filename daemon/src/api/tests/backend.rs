@@ -121,6 +121,7 @@ pub(super) fn status() -> Status {
             version: None,
             device: Some("cpu".to_owned()),
             torch: Some(true),
+            sandbox: None,
             restarts: 0,
             last_error: None,
         },

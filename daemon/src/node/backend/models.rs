@@ -134,7 +134,7 @@ impl NodeBackend {
                 head: head.id(),
                 loss_nanonats: u64::try_from(total / u128::from(count)).unwrap_or(u64::MAX),
                 windows: u32::try_from(windows.len()).unwrap_or(u32::MAX),
-                bytes: count.saturating_mul(model.spec.context()),
+                bytes: count.saturating_mul(model.spec.window_bytes()),
             })
         })
     }
@@ -210,13 +210,15 @@ async fn evaluate(
         node.have_head(spec, head, &[]).await?;
         node.have_suite(spec, &[]).await?;
         let job = node.worker.job(Lane::Interactive).await?;
-        node.put_head(&job, head).await?;
+        let outer = node.put_head(&job, head).await?;
+        let files = node.put_files(&job, spec, &[]).await?;
         job.put_blob(&name("suite")?, &node.store, spec.evaluation_suite).await?;
         let request = WorkerRequest::Evaluate(EvaluateJob {
             spec: spec.clone(),
             parameters: RoundParameters::default(),
+            files,
             checkpoint: name("head.safetensors")?,
-            outer_state: name("outer-state")?,
+            outer,
             suite: name("suite")?,
             windows,
             submitted: Vec::new(),
@@ -251,10 +253,13 @@ async fn generate(
         node.put_head(&job, head).await?;
         let request = WorkerRequest::Generate(GenerateJob {
             spec: spec.clone(),
+            files: node.put_files(&job, spec, &[]).await?,
             checkpoint: name("head.safetensors")?,
-            prompt: request.prompt.into_bytes(),
+            prompts: vec![request.prompt.into_bytes()],
             bytes: request.bytes,
             temperature_ppm: request.temperature_ppm,
+            top_p_ppm: request.top_p_ppm,
+            stop: request.stop.into_iter().map(String::into_bytes).collect(),
             seed: request.seed,
         });
         Ok::<_, anyhow::Error>((job, request))
@@ -274,9 +279,10 @@ async fn generate(
         sent
     };
     let (outcome, sent) = tokio::join!(job.run(request, JOB_MAX, Some(pieces)), forward);
-    let WorkerOutcome::Generated { text } = outcome.map_err(|e| worker_failed(&e))? else {
+    let WorkerOutcome::Generated { texts, .. } = outcome.map_err(|e| worker_failed(&e))? else {
         return Err(ApiError::internal("the worker answered another question"));
     };
+    let text = texts.into_iter().next().unwrap_or_default();
     if let Some(rest) = text.get(sent..).filter(|rest| !rest.is_empty()) {
         // The client may have gone meanwhile.
         let _ = sender.send(Ok(GenerateOutput::Text(rest.to_vec()))).await;
