@@ -202,7 +202,7 @@ impl Node {
         let node = Arc::clone(self);
         self.tracker.spawn(async move {
             while let Some(p) = receiver.recv().await {
-                node.training.progress(&node, p.done, p.total, p.loss_nanonats);
+                node.training.progress(&node, &p);
             }
         });
         sender

@@ -22,6 +22,7 @@ use protocol::commitment;
 use protocol::duties::{Duty, owed};
 use protocol::ids::{ContributionId, ModelId, TransactionHash};
 use protocol::transaction::Payload;
+use protocol::worker::Progress;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -53,6 +54,8 @@ struct State {
     joined: BTreeSet<ModelId>,
     left: bool,
     status: Option<DutyStatus>,
+    /// When the first progress of the duty was reported, and how much was done then.
+    since: Option<(Instant, u64)>,
     loss_first_nanonats: Option<u64>,
     loss_last_nanonats: Option<u64>,
     rounds_trained: u64,
@@ -132,15 +135,30 @@ impl Training {
 
 impl Training {
     fn begin(&self, node: &Node, status: DutyStatus) {
-        self.lock().status = Some(status.clone());
+        let mut state = self.lock();
+        (state.status, state.since) = (Some(status.clone()), None);
+        drop(state);
         node.events.tell(&NodeEvent::Duty { duty: status });
     }
 
-    fn progress(&self, node: &Node, done: u64, total: u64, loss_nanonats: Option<u64>) {
+    fn progress(&self, node: &Node, progress: &Progress) {
         let mut state = self.lock();
+        let since = state.since;
         let Some(status) = &mut state.status else { return };
+        let Progress { done, total, .. } = *progress;
         status.progress = JobProgress { done, total, ..JobProgress::default() };
-        status.loss_nanonats = loss_nanonats.or(status.loss_nanonats);
+        status.loss_nanonats = progress.loss_nanonats.or(status.loss_nanonats);
+        status.per_second = progress.per_second.or(status.per_second);
+        status.eta_ms = since.and_then(|(began, at)| {
+            let steps = done.checked_sub(at).filter(|steps| *steps > 0)?;
+            let elapsed = u64::try_from(began.elapsed().as_millis()).ok()?;
+            elapsed.checked_mul(total.saturating_sub(done))?.checked_div(steps)
+        });
+        // A run that was cut off begins in its midst: what it did before took no time now.
+        if since.is_none() {
+            state.since = Some((Instant::now(), done));
+        }
+        let Some(status) = &state.status else { return };
         node.events.tell(&NodeEvent::Duty { duty: status.clone() });
     }
 
@@ -191,6 +209,8 @@ impl Work {
             round,
             progress: JobProgress::default(),
             loss_nanonats: None,
+            per_second: None,
+            eta_ms: None,
             finished: false,
             error: None,
         }
