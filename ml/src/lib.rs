@@ -22,6 +22,7 @@ pub mod frames;
 pub mod initialize;
 pub mod jobs;
 pub mod lab;
+pub mod memory;
 pub mod merge;
 pub mod merkle;
 pub mod sample;
