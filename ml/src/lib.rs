@@ -18,6 +18,7 @@ pub mod feedback;
 pub mod figures;
 pub mod files;
 pub mod frames;
+pub mod huggingface;
 pub mod initialize;
 pub mod jobs;
 pub mod lab;
