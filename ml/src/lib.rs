@@ -12,6 +12,7 @@
 pub mod arithmetic;
 pub mod bench;
 pub mod checkpoint;
+pub mod data;
 pub mod delta;
 pub mod error;
 pub mod feedback;
