@@ -178,9 +178,9 @@ impl Worker {
             }
             WorkerRequest::Merge(job) => self.merge(&job),
             WorkerRequest::Compress(job) => self.compress(&job),
-            WorkerRequest::Import(_) | WorkerRequest::Export(_) | WorkerRequest::Ingest(_) => {
-                Err(JobError::Unsupported)
-            }
+            WorkerRequest::Import(job) => crate::huggingface::import(&self.directory, &job),
+            WorkerRequest::Export(job) => crate::huggingface::export(&self.directory, &job),
+            WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
             #[cfg(feature = "torch")]
             WorkerRequest::Train(job) => crate::torch::train::run(&self.machine(), &job, report),
             #[cfg(feature = "torch")]

@@ -19,6 +19,7 @@ pub mod feedback;
 pub mod figures;
 pub mod files;
 pub mod frames;
+pub mod huggingface;
 pub mod initialize;
 pub mod jobs;
 pub mod lab;
@@ -27,5 +28,6 @@ pub mod merge;
 pub mod merkle;
 pub mod sample;
 pub mod tensors;
+pub mod tokenizer;
 #[cfg(feature = "torch")]
 pub mod torch;

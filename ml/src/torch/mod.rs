@@ -29,10 +29,11 @@ use protocol::model::{Determinism, ModelSpec};
 use protocol::worker::ModelFiles;
 use tch::Device;
 
-use crate::data::Tokenize;
+use crate::data::{DocumentTokens, Tokenize};
 use crate::error::JobError;
 use crate::files::JobDirectory;
 use crate::memory::Memory;
+use crate::tokenizer::Tokenizer;
 
 /// Sets the number of threads for arithmetic. libtorch keeps it per thread, so this comes first
 /// on the thread that computes; the number of threads between operations can be set only once.
@@ -75,8 +76,12 @@ impl Machine<'_> {
     pub fn tokenizer(
         &self,
         spec: &ModelSpec,
-        _files: &ModelFiles,
+        files: &ModelFiles,
     ) -> Result<Option<Box<dyn Tokenize>>, JobError> {
-        if spec.tokenizer.is_none() { Ok(None) } else { Err(JobError::Unsupported) }
+        let tokenizer = Tokenizer::open(self.directory, spec, files.tokenizer.as_ref())?;
+        match tokenizer {
+            Tokenizer::Bytes => Ok(None),
+            Tokenizer::Trained(tokenizer) => Ok(Some(Box::new(DocumentTokens::new(*tokenizer)?))),
+        }
     }
 }
