@@ -3,6 +3,7 @@
 mod delta;
 mod merge;
 mod process;
+mod sandbox;
 mod support;
 #[cfg(feature = "torch")]
 mod train;
