@@ -23,6 +23,7 @@ pub mod huggingface;
 pub mod initialize;
 pub mod jobs;
 pub mod lab;
+pub mod memory;
 pub mod merge;
 pub mod merkle;
 pub mod sample;

@@ -11,6 +11,7 @@
 mod files;
 mod permute;
 pub mod records;
+pub mod suite;
 pub mod text;
 pub mod tokens;
 

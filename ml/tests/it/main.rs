@@ -4,4 +4,6 @@ mod delta;
 mod merge;
 mod process;
 mod support;
+#[cfg(feature = "torch")]
+mod train;
 mod worker;
