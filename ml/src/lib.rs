@@ -27,6 +27,7 @@ pub mod lab;
 pub mod memory;
 pub mod merge;
 pub mod merkle;
+pub mod python;
 pub mod sample;
 pub mod sandbox;
 pub mod tensors;

@@ -6,6 +6,8 @@ pub mod faults;
 #[cfg(feature = "torch")]
 pub mod loss;
 pub mod sandbox;
+#[cfg(feature = "torch")]
+pub(crate) mod transformers;
 
 use clap::Subcommand;
 
@@ -23,6 +25,9 @@ pub enum Lab {
     Payload(loss::payload::Options),
     /// Confines itself as a worker does and tries to get out.
     Sandbox(sandbox::Options),
+    /// Import, fine-tuning and export beside transformers, on models with random weights.
+    #[cfg(feature = "torch")]
+    Transformers(transformers::Transformers),
 }
 
 /// Tries it.
@@ -33,5 +38,7 @@ pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
         #[cfg(feature = "torch")]
         Lab::Payload(options) => loss::payload::run(options),
         Lab::Sandbox(options) => sandbox::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Transformers(arguments) => transformers::run(arguments),
     }
 }

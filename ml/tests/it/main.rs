@@ -2,6 +2,11 @@
 
 mod delta;
 mod merge;
+#[cfg(feature = "torch")]
+mod models;
+#[cfg(feature = "torch")]
+mod models_generate;
+mod models_import;
 mod process;
 mod sandbox;
 mod support;
