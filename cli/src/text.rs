@@ -101,8 +101,34 @@ pub(crate) fn gain(gain: Option<Gain>) -> String {
 
 /// The shape of a model.
 pub(crate) fn architecture(architecture: &Architecture) -> String {
-    let Architecture::BytesGpt { layers, width, heads, context } = architecture;
-    format!("byte-level GPT, {layers} layers, width {width}, {heads} heads, context {context}")
+    let transformer = |name: &str, layers, width, heads, context| {
+        format!("{name}, {layers} layers, width {width}, {heads} heads, context {context}")
+    };
+    match *architecture {
+        Architecture::BytesGpt { layers, width, heads, context } => {
+            transformer("byte-level GPT", layers, width, heads, context)
+        }
+        Architecture::Gpt { layers, width, heads, context, vocabulary, .. } => {
+            let gpt = transformer("GPT", layers, width, heads, context);
+            format!("{gpt}, vocabulary {vocabulary}")
+        }
+        Architecture::Llama { layers, width, heads, kv_heads, context, vocabulary, .. } => {
+            let llama = transformer("Llama", layers, width, heads, context);
+            format!("{llama}, {kv_heads} key heads, vocabulary {vocabulary}")
+        }
+        Architecture::Mlp { inputs, hidden, layers, classes } => {
+            format!(
+                "MLP classifier, {inputs} inputs, {layers} layers of {hidden}, {classes} classes"
+            )
+        }
+        Architecture::Cnn { height, width, channels, features, classes, .. } => format!(
+            "CNN classifier, {height} x {width} x {channels}, {features} features, {classes} classes"
+        ),
+        Architecture::TextClassifier { layers, width, heads, context, classes, .. } => {
+            let base = transformer("text classifier", layers, width, heads, context);
+            format!("{base}, {classes} classes")
+        }
+    }
 }
 
 /// The name that JSON has for a plain enum value.

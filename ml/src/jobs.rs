@@ -7,24 +7,20 @@
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use protocol::codec;
 use protocol::ids::ContentHash;
-use protocol::limits;
 use protocol::model::{ModelSpec, RoundParameters};
 use protocol::worker::{
-    CompressJob, CompressOutcome, FileName, MergeJob, Progress, SandboxStatus, SubmittedDelta,
-    WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome, WorkerReply, WorkerRequest,
+    FileName, Progress, SandboxStatus, WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome,
+    WorkerReply, WorkerRequest,
 };
 
 use crate::checkpoint::Checkpoint;
-use crate::delta::{self, Delta, DeltaError};
 use crate::error::JobError;
-use crate::feedback;
 use crate::files::JobDirectory;
 use crate::frames::{FrameError, read_frame, write_frame};
 use crate::initialize::initial_checkpoint;
-use crate::merge::{Merger, parse_outer_state};
-use crate::tensors::{TensorSpec, tensor_specs};
+use crate::memory::Memory;
+use crate::tensors::TensorSpec;
 
 /// Where a job reports its progress. An error stops the job.
 pub type Report<'a> = dyn FnMut(Progress) -> Result<(), JobError> + 'a;
@@ -61,6 +57,8 @@ pub struct Settings {
     pub threads: u16,
     /// The device.
     pub device: DeviceChoice,
+    /// How the process is confined.
+    pub sandbox: SandboxStatus,
 }
 
 /// Runs jobs in a directory, one at a time, on the thread that made it.
@@ -69,8 +67,8 @@ pub struct Worker {
     settings: Settings,
     #[cfg(feature = "torch")]
     device: tch::Device,
-    #[cfg(feature = "torch")]
-    memory: crate::memory::Memory,
+    #[cfg_attr(not(feature = "torch"), expect(dead_code, reason = "only training asks"))]
+    memory: Memory,
     /// The fingerprint, once computed.
     fingerprint: Option<ContentHash>,
 }
@@ -79,7 +77,11 @@ impl Worker {
     /// A worker. Sets up the arithmetic of the calling thread, which must be the one that runs
     /// the jobs; only one worker is made per process.
     /// Fails if the device is not there.
-    pub fn new(directory: JobDirectory, settings: Settings) -> Result<Self, JobError> {
+    pub fn new(
+        directory: JobDirectory,
+        memory: Memory,
+        settings: Settings,
+    ) -> Result<Self, JobError> {
         #[cfg(feature = "torch")]
         let device = crate::torch::device::resolve(settings.device)?;
         #[cfg(feature = "torch")]
@@ -93,8 +95,7 @@ impl Worker {
             settings,
             #[cfg(feature = "torch")]
             device,
-            #[cfg(feature = "torch")]
-            memory: crate::memory::Memory::open(),
+            memory,
             fingerprint: None,
         })
     }
@@ -176,8 +177,11 @@ impl Worker {
             WorkerRequest::Initialize { spec, checkpoint_out } => {
                 self.initialize(&spec, &checkpoint_out)
             }
-            WorkerRequest::Merge(job) => self.merge(&job),
-            WorkerRequest::Compress(job) => self.compress(&job),
+            WorkerRequest::Compare(job) => crate::compare::run(&self.directory, &job),
+            WorkerRequest::Merge(job) => {
+                crate::merge::job::run(&self.directory, &job, self.settings.threads)
+            }
+            WorkerRequest::Compress(job) => crate::delta::job::run(&self.directory, &job),
             WorkerRequest::Import(job) => crate::huggingface::import(&self.directory, &job),
             WorkerRequest::Export(job) => crate::huggingface::export(&self.directory, &job),
             WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
@@ -216,7 +220,7 @@ impl Worker {
             device: self.describe_device(),
             fingerprint,
             torch: cfg!(feature = "torch"),
-            sandbox: SandboxStatus::default(),
+            sandbox: self.settings.sandbox,
         }))
     }
 
@@ -247,69 +251,6 @@ impl Worker {
         self.directory.write(out, &bytes)?;
         let checkpoint = ContentHash::of(&bytes);
         Ok(WorkerOutcome::Initialized { checkpoint, parameters: spec.parameters() })
-    }
-
-    fn merge(&self, job: &MergeJob) -> Result<WorkerOutcome, JobError> {
-        check_architecture(&job.spec)?;
-        check_parameters(&job.parameters)?;
-        let specs = tensor_specs(&job.spec);
-        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
-        let state = self.directory.read(&job.outer.state, outer_state_bytes_max())?;
-        let state = parse_outer_state(&state)?;
-        let deltas = read_deltas(&self.directory, &job.submitted, &specs, &job.parameters)?;
-        let mut decoded = Vec::with_capacity(deltas.len());
-        for (delta, submitted) in deltas.into_iter().zip(&job.submitted) {
-            match delta {
-                Ok(delta) => decoded.push(Some(delta)),
-                // Counts for nothing, as it did when reviewers evaluated.
-                Err(_) if submitted.weight_ppm == 0 => decoded.push(None),
-                Err(source) => {
-                    let name = submitted.payload.as_str().to_owned();
-                    return Err(JobError::Delta { name, source });
-                }
-            }
-        }
-        let merger = Merger::new(&head, &state, &decoded, &job.parameters, job.divisor)?;
-        let weights: Vec<u32> = job.submitted.iter().map(|delta| delta.weight_ppm).collect();
-        let checkpoint = merger.merge(&weights)?.to_bytes();
-        let outer_state = codec::encode(&merger.outer_state());
-        self.directory.write(&job.checkpoint_out, &checkpoint)?;
-        self.directory.write(&job.outer_out.state, &outer_state)?;
-        Ok(WorkerOutcome::Merged {
-            checkpoint: ContentHash::of(&checkpoint),
-            outer_state: ContentHash::of(&outer_state),
-            momentum: None,
-            aggregate: None,
-        })
-    }
-
-    fn compress(&self, job: &CompressJob) -> Result<WorkerOutcome, JobError> {
-        check_architecture(&job.spec)?;
-        check_parameters(&job.parameters)?;
-        let specs = tensor_specs(&job.spec);
-        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
-        let trained = read_checkpoint(&self.directory, &job.trained, &specs)?;
-        let error = match &job.feedback {
-            Some(name) => read_checkpoint(&self.directory, name, &specs)?,
-            None => Checkpoint::zeros(&specs),
-        };
-        let change = feedback::difference(&head, &trained);
-        let dense = feedback::compensate(&change, &error, job.parameters.feedback_decay_ppm);
-        let name = job.outputs.payload.as_str().to_owned();
-        let failed = |source| JobError::Delta { name: name.clone(), source };
-        let keep = job.parameters.keep_per_chunk;
-        let sent = Delta::compress(&dense, keep).map_err(failed)?;
-        let payload = delta::encode(&sent, &specs, keep).map_err(failed)?;
-        self.directory.write(&job.outputs.feedback_rejected, &dense.to_bytes())?;
-        let rest = feedback::residual(dense, &sent);
-        self.directory.write(&job.outputs.feedback_accepted, &rest.to_bytes())?;
-        self.directory.write(&job.outputs.payload, &payload)?;
-        Ok(WorkerOutcome::Compressed(CompressOutcome {
-            payload: ContentHash::of(&payload),
-            payload_bytes: u64::try_from(payload.len()).unwrap_or(u64::MAX),
-            values_sent: u64::try_from(sent.len()).unwrap_or(u64::MAX),
-            privacy: None,
-        }))
     }
 }
 
@@ -344,28 +285,4 @@ pub fn read_checkpoint(
     let bytes = directory.read(name, max)?;
     Checkpoint::from_bytes(&bytes, specs)
         .map_err(|source| JobError::Checkpoint { name: name.as_str().to_owned(), source })
-}
-
-/// Reads and decodes deltas. A file that cannot be read fails the job; one that cannot be decoded
-/// is its author's fault and comes back as such.
-pub fn read_deltas(
-    directory: &JobDirectory,
-    submitted: &[SubmittedDelta],
-    specs: &[TensorSpec],
-    parameters: &RoundParameters,
-) -> Result<Vec<Result<Delta, DeltaError>>, JobError> {
-    submitted
-        .iter()
-        .map(|delta| {
-            let bytes = directory.read(&delta.payload, limits::DELTA_BYTES_MAX)?;
-            Ok(delta::decode(&bytes, specs, parameters.keep_per_chunk))
-        })
-        .collect()
-}
-
-/// Cap on an outer state's file.
-pub fn outer_state_bytes_max() -> u64 {
-    use protocol::codec::Canonical;
-    let max = protocol::model::OuterState::BYTES_MAX;
-    u64::try_from(max).unwrap_or(u64::MAX)
 }

@@ -12,6 +12,7 @@
 pub mod arithmetic;
 pub mod bench;
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod delta;
 pub mod error;
@@ -28,6 +29,7 @@ pub mod merge;
 pub mod merkle;
 pub mod python;
 pub mod sample;
+pub mod sandbox;
 pub mod tensors;
 pub mod tokenizer;
 #[cfg(feature = "torch")]

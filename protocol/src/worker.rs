@@ -81,6 +81,8 @@ pub enum WorkerRequest {
     Export(ExportJob),
     /// Files of a known format become shards.
     Ingest(IngestJob),
+    /// How two checkpoints of a model differ.
+    Compare(CompareJob),
 }
 
 impl Canonical for WorkerRequest {
@@ -355,6 +357,32 @@ pub struct ExportJob {
     pub weights_out: FileName,
 }
 
+/// Comparison of two checkpoints. Exact: plain Rust, no libtorch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareJob {
+    /// The model.
+    pub spec: ModelSpec,
+    /// The earlier checkpoint.
+    pub from: FileName,
+    /// The later checkpoint.
+    pub to: FileName,
+}
+
+/// How a tensor changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorChange {
+    /// The tensor.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u32>,
+    /// Euclidean norm before, in millionths.
+    pub norm_before_micro: u64,
+    /// Euclidean norm of the change, in millionths.
+    pub norm_change_micro: u64,
+    /// Values that are not the same.
+    pub values_changed: u64,
+}
+
 /// Format of files that become shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -410,8 +438,29 @@ impl Canonical for WorkerReply {
     const BYTES_MAX: usize = limits::WORKER_FRAME_BYTES_MAX;
 }
 
+impl SandboxStatus {
+    /// What the kernel lacks, as a sentence for the owner; nothing if the sandbox is whole.
+    pub const fn missing(&self) -> Option<&'static str> {
+        match (self.landlock_abi > 0, self.no_network, self.filtered) {
+            (true, true, true) => None,
+            (false, true, true) => Some(
+                "this kernel has no Landlock (5.13 or newer), so it could read your files; run the \
+                 node as a user of its own",
+            ),
+            (true, _, false) | (true, false, true) => Some(
+                "this kernel filters no system calls (seccomp), so it could start programs; run \
+                 the node as a user of its own",
+            ),
+            (false, _, _) => Some(
+                "this kernel has neither Landlock nor seccomp, so it could read your files and \
+                 use the network; run the node as a user of its own",
+            ),
+        }
+    }
+}
+
 /// Where a job stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Units done.
     pub done: u64,
@@ -488,6 +537,11 @@ pub enum WorkerOutcome {
     Exported,
     /// The shards were written.
     Ingested(IngestOutcome),
+    /// How the tensors changed, in name order.
+    Compared {
+        /// One per tensor.
+        tensors: Vec<TensorChange>,
+    },
 }
 
 /// What compressing gives.
@@ -550,6 +604,7 @@ pub struct WorkerDescription {
 
 /// How a worker is confined: what of its sandbox the kernel has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SandboxStatus {
     /// Landlock version in force; 0 for none: it could read the user's files.
     pub landlock_abi: u32,

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use protocol::codec;
 use protocol::model::{ModelSpec, OuterState, RoundParameters};
 use protocol::worker::{
-    EvaluateJob, FileName, Progress, TrainJob, Variant, WORKER_PROTOCOL_VERSION, WorkerDescription,
-    WorkerOutcome, WorkerReply, WorkerRequest,
+    EvaluateJob, FileName, InnerRun, ModelFiles, OuterFiles, Progress, TrainJob, Variant,
+    WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome, WorkerReply, WorkerRequest,
 };
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -122,15 +122,19 @@ impl Worker {
             texts.push(name);
         }
         let request = WorkerRequest::Train(TrainJob {
-            spec: job.spec.clone(),
-            parameters: job.parameters.clone(),
-            steps: job.steps,
-            seed: job.seed,
+            run: InnerRun {
+                spec: job.spec.clone(),
+                files: ModelFiles::default(),
+                parameters: job.parameters.clone(),
+                steps: job.steps,
+                steps_before: 0,
+                seed: job.seed,
+                shards: texts,
+            },
             checkpoint: FileName::new(INITIAL)?,
-            texts,
-            feedback: None,
-            delta: None,
-            checkpoint_out: Some(FileName::new(TRAINED)?),
+            checkpoint_out: FileName::new(TRAINED)?,
+            resume: None,
+            states: None,
         });
         let WorkerOutcome::Trained(_) = self.run(&request, &mut watch).await? else {
             bail!("the worker answered something else than a training result");
@@ -147,8 +151,13 @@ impl Worker {
         let request = WorkerRequest::Evaluate(EvaluateJob {
             spec: job.spec.clone(),
             parameters: job.parameters.clone(),
+            files: ModelFiles::default(),
             checkpoint: FileName::new(checkpoint)?,
-            outer_state: FileName::new(OUTER_STATE)?,
+            outer: OuterFiles {
+                state: FileName::new(OUTER_STATE)?,
+                momentum: None,
+                aggregate: None,
+            },
             suite: FileName::new(SUITE)?,
             windows: job.windows.to_vec(),
             submitted: Vec::new(),
@@ -240,6 +249,7 @@ mod tests {
             device: "cpu".into(),
             fingerprint: Default::default(),
             torch: false,
+            sandbox: Default::default(),
         }))
     }
 
@@ -257,7 +267,7 @@ mod tests {
     #[test]
     fn progress_is_passed_over_and_the_outcome_given() {
         let progress =
-            Progress { done: 1, total: 2, loss_nanonats: None, text: b"so far".to_vec() };
+            Progress { done: 1, total: 2, text: b"so far".to_vec(), ..Progress::default() };
         let replies = vec![WorkerReply::Progress(progress), described(WORKER_PROTOCOL_VERSION)];
         assert_eq!(describe(replies, "cat >requests").expect("described").device, "cpu");
     }

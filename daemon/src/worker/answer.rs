@@ -3,10 +3,13 @@
 //! Invariant: an outcome that passes has the kind and the counts of its request, so that callers
 //! may index rows by variants and windows.
 
+use protocol::limits;
 use protocol::worker::{WorkerDescription, WorkerFailure, WorkerOutcome, WorkerRequest};
 
 /// Longest failure message that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// Most bytes of notes or reasons in one answer.
+const LINES_BYTES_MAX: usize = 64 * 1024;
 /// Longest text in a description, in bytes.
 const DESCRIPTION_BYTES_MAX: usize = 256;
 
@@ -19,6 +22,12 @@ pub(super) const fn name(request: &WorkerRequest) -> &'static str {
         WorkerRequest::Evaluate(_) => "evaluate",
         WorkerRequest::Merge(_) => "merge",
         WorkerRequest::Generate(_) => "generate",
+        WorkerRequest::Compress(_) => "compress",
+        WorkerRequest::Replay(_) => "replay",
+        WorkerRequest::Import(_) => "import",
+        WorkerRequest::Export(_) => "export",
+        WorkerRequest::Ingest(_) => "ingest",
+        WorkerRequest::Compare(_) => "compare",
     }
 }
 
@@ -40,15 +49,42 @@ pub(super) fn check(request: &WorkerRequest, outcome: &WorkerOutcome) -> Result<
             }
             Ok(())
         }
-        (WorkerRequest::Generate(job), WorkerOutcome::Generated { text }) => {
-            if u32::try_from(text.len()).is_ok_and(|length| length <= job.bytes) {
+        (WorkerRequest::Generate(job), WorkerOutcome::Generated { texts, .. }) => {
+            if texts.len() != job.prompts.len() {
+                return Err(format!("{} texts for {} prompts", texts.len(), job.prompts.len()));
+            }
+            let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+            if u32::try_from(longest).is_ok_and(|length| length <= job.bytes) {
                 Ok(())
             } else {
-                Err(format!("{} bytes of text where {} were asked for", text.len(), job.bytes))
+                Err(format!("{longest} bytes of text where {} were asked for", job.bytes))
             }
+        }
+        (WorkerRequest::Replay(job), WorkerOutcome::Replayed { states }) => {
+            if u32::try_from(states.len()) == Ok(job.steps) {
+                Ok(())
+            } else {
+                Err(format!("{} states of {} steps", states.len(), job.steps))
+            }
+        }
+        (WorkerRequest::Import(_), WorkerOutcome::Imported { architecture, notes, .. }) => {
+            architecture.validate().map_err(|error| error.to_string())?;
+            check_lines("notes", notes.iter())
+        }
+        (WorkerRequest::Ingest(_), WorkerOutcome::Ingested(ingested)) => {
+            if ingested.shards.len() > limits::DATASET_SHARDS_MAX {
+                return Err(format!("{} shards", ingested.shards.len()));
+            }
+            check_lines("reasons", ingested.rejected.iter().map(|(reason, _)| reason))?;
+            check_lines("examples", ingested.examples.iter())
+        }
+        (WorkerRequest::Compare(_), WorkerOutcome::Compared { tensors }) => {
+            check_lines("names", tensors.iter().map(|tensor| &tensor.name))
         }
         (WorkerRequest::Initialize { .. }, WorkerOutcome::Initialized { .. })
         | (WorkerRequest::Train(_), WorkerOutcome::Trained(_))
+        | (WorkerRequest::Compress(_), WorkerOutcome::Compressed(_))
+        | (WorkerRequest::Export(_), WorkerOutcome::Exported)
         | (WorkerRequest::Merge(_), WorkerOutcome::Merged { .. }) => Ok(()),
         _ => Err(format!("an answer of another kind than \"{}\"", name(request))),
     }
@@ -58,6 +94,15 @@ fn check_description(description: &WorkerDescription) -> Result<(), String> {
     let longest = description.version.len().max(description.device.len());
     if longest > DESCRIPTION_BYTES_MAX {
         return Err(format!("a description of {longest} bytes"));
+    }
+    Ok(())
+}
+
+/// Checks lines that people will read.
+fn check_lines<'a>(what: &str, lines: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    let bytes: usize = lines.map(|line| line.len().saturating_add(1)).sum();
+    if bytes > LINES_BYTES_MAX {
+        return Err(format!("{bytes} bytes of {what}"));
     }
     Ok(())
 }
@@ -81,6 +126,8 @@ mod tests {
         let merged = WorkerOutcome::Merged {
             checkpoint: ContentHash::of(b"a"),
             outer_state: ContentHash::of(b"b"),
+            momentum: None,
+            aggregate: None,
         };
         assert!(check(&WorkerRequest::Describe, &merged).is_err());
     }

@@ -161,6 +161,9 @@ impl Supervisor {
                     device = %description.device,
                     "worker is ready"
                 );
+                if let Some(missing) = description.sandbox.missing() {
+                    tracing::warn!("the worker is not fully confined: {missing}");
+                }
                 self.status.send_modify(|status| status.description = Some(description));
                 Ok(process)
             }

@@ -7,7 +7,8 @@ use protocol::ids::ContentHash;
 use protocol::limits;
 use protocol::model::{Architecture, ModelSpec};
 use protocol::worker::{
-    FailureKind, FileName, GenerateJob, WORKER_PROTOCOL_VERSION, WorkerFailure, WorkerReply,
+    FailureKind, FileName, GenerateJob, ModelFiles, SandboxStatus, WORKER_PROTOCOL_VERSION,
+    WorkerFailure, WorkerReply,
 };
 use storage::BlobStore;
 use tempfile::TempDir;
@@ -86,6 +87,7 @@ fn description() -> WorkerOutcome {
         device: "pipe".to_owned(),
         fingerprint: ContentHash::of(b"shell"),
         torch: false,
+        sandbox: SandboxStatus::default(),
     })
 }
 
@@ -129,7 +131,7 @@ async fn run(handle: &WorkerHandle) -> Result<WorkerOutcome, WorkerError> {
 #[tokio::test]
 async fn answers_with_progress_and_survives_reported_failures() {
     let bench = Bench::new();
-    let report = Progress { done: 1, total: 2, loss_nanonats: None, text: vec![1] };
+    let report = Progress { done: 1, total: 2, text: vec![1], ..Progress::default() };
     let done = [
         WorkerReply::Progress(report.clone()),
         WorkerReply::Progress(report.clone()),
@@ -183,6 +185,8 @@ async fn nonsense_of_every_kind_kills_the_worker() {
     let merged = WorkerOutcome::Merged {
         checkpoint: ContentHash::of(b"a"),
         outer_state: ContentHash::of(b"b"),
+        momentum: None,
+        aggregate: None,
     };
     let bench = Bench::new();
     let oversized = u32::try_from(limits::WORKER_FRAME_BYTES_MAX + 1).expect("fits").to_le_bytes();
@@ -226,7 +230,7 @@ async fn dropping_a_run_kills_the_worker_and_frees_the_lane() {
     let bench = Bench::new();
     let marker = bench.path("second");
     let done = bench.replies("done", &[WorkerReply::Done(initialized())]);
-    let report = Progress { done: 1, total: 2, loss_nanonats: None, text: Vec::new() };
+    let report = Progress { done: 1, total: 2, ..Progress::default() };
     let report = bench.replies("report", &[WorkerReply::Progress(report)]);
     let then = format!(
         "{READ}; if [ ! -e {0} ]; then touch {0}; cat {report}; sleep 60; fi; cat {done}; \
@@ -375,15 +379,18 @@ async fn job_files_go_in_and_out_as_copies() {
 #[tokio::test]
 async fn generated_text_is_bounded_by_the_request() {
     let bench = Bench::new();
-    let text = WorkerOutcome::Generated { text: vec![7; 11] };
+    let text = WorkerOutcome::Generated { texts: vec![vec![7; 11]], tokens: 11 };
     let long = bench.replies("long", &[WorkerReply::Done(text)]);
     let handle = bench.start(&bench.describes_then(&format!("{READ}; cat {long}; sleep 60")));
     let request = WorkerRequest::Generate(GenerateJob {
         spec: spec(),
+        files: ModelFiles::default(),
         checkpoint: name("head"),
-        prompt: b"p".to_vec(),
+        prompts: vec![b"p".to_vec()],
         bytes: 10,
         temperature_ppm: 0,
+        top_p_ppm: 1_000_000,
+        stop: Vec::new(),
         seed: 1,
     });
     let error = handle.run(Lane::Interactive, request, LONG, None).await.expect_err("too much");

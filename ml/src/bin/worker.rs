@@ -16,6 +16,8 @@ use ayni_ml::bench::{self, Bench};
 use ayni_ml::files::JobDirectory;
 use ayni_ml::jobs::{DeviceChoice, Settings, Worker};
 use ayni_ml::lab::{self, Lab};
+use ayni_ml::memory::Memory;
+use ayni_ml::sandbox::confine;
 use clap::{Parser, Subcommand};
 
 /// Trains, evaluates, merges and generates for an Ayni node. Without a command it serves the
@@ -90,10 +92,13 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         tracing::warn!(%errno, "could not lower the priority");
     }
     let directory = arguments.dir.as_deref().context("no job directory: give --dir")?;
+    // Opened while files outside the job directory can be.
+    let memory = Memory::open();
+    // Before anything of a stranger is read, and before there is a second thread.
+    let sandbox = confine(directory, arguments.device != DeviceChoice::Cpu);
     let directory = JobDirectory::open(directory).context("opening the job directory")?;
-    let mut worker =
-        Worker::new(directory, Settings { threads: arguments.threads, device: arguments.device })
-            .context("setting up the worker")?;
+    let settings = Settings { threads: arguments.threads, device: arguments.device, sandbox };
+    let mut worker = Worker::new(directory, memory, settings).context("setting up the worker")?;
     let mut input = std::io::stdin().lock();
     let mut output = BufWriter::new(File::from(frames));
     tracing::info!(threads = arguments.threads, "ready");

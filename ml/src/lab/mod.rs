@@ -2,6 +2,11 @@
 //! whoever walks the grid can go on where it stopped.
 
 #[cfg(feature = "torch")]
+pub mod faults;
+#[cfg(feature = "torch")]
+pub mod loss;
+pub mod sandbox;
+#[cfg(feature = "torch")]
 pub(crate) mod transformers;
 
 use clap::Subcommand;
@@ -14,6 +19,15 @@ pub enum Lab {
     /// Import, fine-tuning and export beside transformers, on models with random weights.
     #[cfg(feature = "torch")]
     Transformers(transformers::Transformers),
+    /// Members that learn together in one process, by one way of telling each other what they
+    /// learned: loss and bytes after every round.
+    #[cfg(feature = "torch")]
+    Loss(loss::Options),
+    /// What a delta of a model weighs after a few steps of training.
+    #[cfg(feature = "torch")]
+    Payload(loss::payload::Options),
+    /// Confines itself as a worker does and tries to get out.
+    Sandbox(sandbox::Options),
 }
 
 /// Tries it.
@@ -21,7 +35,10 @@ pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
     match lab {
         #[cfg(feature = "torch")]
         Lab::Transformers(arguments) => transformers::run(arguments),
-        #[cfg(not(feature = "torch"))]
-        _ => unreachable!("nothing to try without libtorch"),
+        #[cfg(feature = "torch")]
+        Lab::Loss(options) => loss::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Payload(options) => loss::payload::run(options),
+        Lab::Sandbox(options) => sandbox::run(options),
     }
 }

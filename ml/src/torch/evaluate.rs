@@ -13,12 +13,11 @@ use super::model::{Model, Options};
 use super::{Machine, batch};
 use crate::arithmetic::{count, nanonats};
 use crate::data::suite::Suite;
+use crate::delta::job::read_deltas;
 use crate::error::JobError;
-use crate::jobs::{
-    Report, check_architecture, check_parameters, outer_state_bytes_max, read_checkpoint,
-    read_deltas,
-};
-use crate::merge::{MergeError, Merger, parse_outer_state};
+use crate::jobs::{Report, check_architecture, check_parameters, read_checkpoint};
+use crate::merge::job::read_outer;
+use crate::merge::{Inputs, MergeError, Merger, bucket_seed};
 use crate::tensors::{architecture_specs, index, tensor_specs};
 
 /// Losses of one job: all of them go into one reply frame, at most 9 bytes each.
@@ -50,14 +49,26 @@ pub fn run(
         }
         _ => None,
     };
-    let state = parse_outer_state(&directory.read(&job.outer.state, outer_state_bytes_max())?)?;
-    let results = read_deltas(directory, &job.submitted, &specs, &job.parameters)?;
-    let faults = results
+    let outer = read_outer(directory, &job.outer, &specs)?;
+    let threads = usize::from(machine.threads);
+    let read = read_deltas(directory, &job.submitted, &specs, &job.parameters, threads)?;
+    let faults = read
+        .deltas
         .iter()
         .map(|result| result.as_ref().err().map(|error| shorten(&error.to_string())))
         .collect();
-    let deltas: Vec<_> = results.into_iter().map(Result::ok).collect();
-    let merger = Merger::new(&head, &state, &deltas, &job.parameters, job.divisor)?;
+    let deltas: Vec<_> = read.deltas.into_iter().map(Result::ok).collect();
+    let merger = Merger::new(Inputs {
+        head: &head,
+        state: &outer.state,
+        momentum: outer.momentum.as_ref(),
+        aggregate: outer.aggregate.as_ref(),
+        deltas: &deltas,
+        parameters: &job.parameters,
+        divisor: job.divisor,
+        seed: bucket_seed(&read.payloads),
+        threads,
+    })?;
     let tokenizer = machine.tokenizer(&job.spec, &job.files)?;
     let suite = Suite::open(directory, &job.spec, &job.suite, tokenizer.as_deref())?;
 

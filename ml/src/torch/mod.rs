@@ -29,7 +29,7 @@ use protocol::model::{Determinism, ModelSpec};
 use protocol::worker::ModelFiles;
 use tch::Device;
 
-use crate::data::Tokenize;
+use crate::data::{DocumentTokens, Tokenize};
 use crate::error::JobError;
 use crate::files::JobDirectory;
 use crate::memory::Memory;
@@ -78,10 +78,10 @@ impl Machine<'_> {
         spec: &ModelSpec,
         files: &ModelFiles,
     ) -> Result<Option<Box<dyn Tokenize>>, JobError> {
-        if spec.tokenizer.is_none() {
-            return Ok(None);
+        let tokenizer = Tokenizer::open(self.directory, spec, files.tokenizer.as_ref())?;
+        match tokenizer {
+            Tokenizer::Bytes => Ok(None),
+            Tokenizer::Trained(tokenizer) => Ok(Some(Box::new(DocumentTokens::new(*tokenizer)?))),
         }
-        let file = files.tokenizer.as_ref();
-        Ok(Some(Box::new(Tokenizer::open(self.directory, spec, file)?)))
     }
 }

@@ -8,6 +8,7 @@ mod models;
 mod models_generate;
 mod models_import;
 mod process;
+mod sandbox;
 mod support;
 #[cfg(feature = "torch")]
 mod train;

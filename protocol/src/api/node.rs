@@ -9,6 +9,7 @@ use crate::api::{DutyStatus, RoundPhase};
 use crate::ids::{AccountId, BlockHash, ChainId, HeadId, ModelId, NodeId, StateRoot};
 use crate::join::JoinString;
 use crate::transaction::Capabilities;
+use crate::worker::SandboxStatus;
 
 /// What a node is in consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ pub struct WorkerStatus {
     pub device: Option<String>,
     /// Whether it can train and evaluate (libtorch), once it has described itself.
     pub torch: Option<bool>,
+    /// How it is confined, once it has described itself.
+    pub sandbox: Option<SandboxStatus>,
     /// Times it was started again since the daemon started.
     pub restarts: u32,
     /// Why it last failed.

@@ -253,7 +253,8 @@ impl Architecture {
         u64::from(rank).saturating_mul(u64::from(layers)).saturating_mul(ends)
     }
 
-    pub(super) fn validate(&self) -> Result<(), DocumentError> {
+    /// Checks every field against its range.
+    pub fn validate(&self) -> Result<(), DocumentError> {
         match *self {
             Self::BytesGpt { layers, width, heads, context } => {
                 check_transformer(layers, width, heads, context)

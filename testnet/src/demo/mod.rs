@@ -291,7 +291,7 @@ fn baselines(corpus: &Corpus, spec: &ModelSpec) -> Result<Losses> {
         counts.add_folder(folder)?;
     }
     let suite = std::fs::read(&corpus.suite)?;
-    counts.losses(&suite, spec.context(), &report_windows(spec, story::REPORT_WINDOWS))
+    counts.losses(&suite, spec.window_bytes(), &report_windows(spec, story::REPORT_WINDOWS))
 }
 
 /// One node that trains alone, as many steps as it would have done in the network.

@@ -6,7 +6,7 @@
 //! for a round every evaluation makes all variants look a tenth worse than the untouched head.
 
 use protocol::codec;
-use protocol::worker::{FileName, WorkerOutcome, WorkerReply, WorkerRequest};
+use protocol::worker::{FileName, TrainJob, WorkerOutcome, WorkerReply, WorkerRequest};
 
 /// Factor on the untouched head's losses that deltas are said to lead to, in percent.
 const LIE_PERCENT: u64 = 110;
@@ -48,25 +48,30 @@ impl Tamper {
 
     /// A frame on its way to the worker, and copies to make before it is passed on.
     pub fn request(&mut self, frame: Vec<u8>) -> (Vec<u8>, Vec<Inversion>) {
-        let Ok(WorkerRequest::Train(mut job)) = codec::decode(&frame) else {
-            return (frame, Vec::new());
-        };
-        if job.delta.is_none() {
-            return (frame, Vec::new());
+        match codec::decode(&frame) {
+            Ok(WorkerRequest::Train(job)) => self.train(frame, job),
+            Ok(WorkerRequest::Compress(mut job)) if self.is_poisoned() => {
+                // What honest rounds left in the error feedback would soften the poison.
+                job.feedback = None;
+                (codec::encode(&WorkerRequest::Compress(job)), Vec::new())
+            }
+            _ => (frame, Vec::new()),
         }
-        let known = self.seeds.iter().position(|seed| *seed == job.seed);
+    }
+
+    fn train(&mut self, frame: Vec<u8>, mut job: TrainJob) -> (Vec<u8>, Vec<Inversion>) {
+        let run = &mut job.run;
+        let known = self.seeds.iter().position(|seed| *seed == run.seed);
         self.round = known.map_or(self.seeds.len() + 1, |index| index + 1);
         if known.is_none() {
-            self.seeds.push(job.seed);
+            self.seeds.push(run.seed);
         }
         if !self.is_poisoned() {
             return (frame, Vec::new());
         }
-        // What honest rounds left in the error feedback would soften the poison.
-        job.feedback = None;
-        job.parameters.learning_rate_ppm = job.parameters.learning_rate_ppm.saturating_mul(2);
+        run.parameters.learning_rate_ppm = run.parameters.learning_rate_ppm.saturating_mul(2);
         let mut inversions = Vec::new();
-        for (index, text) in job.texts.iter_mut().enumerate() {
+        for (index, text) in run.shards.iter_mut().enumerate() {
             let to = FileName::new(format!("inverted-{index}")).expect("a plain name");
             let from = std::mem::replace(text, to.clone());
             inversions.push(Inversion { from, to });
@@ -102,7 +107,7 @@ pub fn invert_bytes(text: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use protocol::model::{Architecture, ModelSpec, RoundParameters};
-    use protocol::worker::{DeltaOutputs, TrainJob};
+    use protocol::worker::{CompressJob, DeltaOutputs, InnerRun, ModelFiles};
 
     use super::*;
 
@@ -110,8 +115,8 @@ mod tests {
         FileName::new(name).expect("plain")
     }
 
-    fn train(for_round: bool, seed: u64) -> Vec<u8> {
-        let spec = ModelSpec {
+    fn spec() -> ModelSpec {
+        ModelSpec {
             name: "m".into(),
             architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
             tokenizer: None,
@@ -122,22 +127,42 @@ mod tests {
             evaluation_suite: Default::default(),
             evaluation_suite_bytes: 1_000,
             licence: "MIT".into(),
-        };
-        let delta = DeltaOutputs {
-            payload: name("p"),
-            feedback_accepted: name("a"),
-            feedback_rejected: name("r"),
-        };
+        }
+    }
+
+    fn train(seed: u64) -> Vec<u8> {
         codec::encode(&WorkerRequest::Train(TrainJob {
-            spec,
-            parameters: RoundParameters::default(),
-            steps: 30,
-            seed,
+            run: InnerRun {
+                spec: spec(),
+                files: ModelFiles::default(),
+                parameters: RoundParameters::default(),
+                steps: 30,
+                steps_before: 0,
+                seed,
+                shards: vec![name("x.txt"), name("y.txt")],
+            },
             checkpoint: name("c"),
-            texts: vec![name("x.txt"), name("y.txt")],
-            feedback: None,
-            delta: for_round.then_some(delta),
-            checkpoint_out: None,
+            checkpoint_out: name("t"),
+            resume: None,
+            states: None,
+        }))
+    }
+
+    fn compress() -> Vec<u8> {
+        codec::encode(&WorkerRequest::Compress(CompressJob {
+            spec: spec(),
+            parameters: RoundParameters::default(),
+            round: 1,
+            seed: 1,
+            checkpoint: name("c"),
+            trained: name("t"),
+            feedback: Some(name("e")),
+            privacy: None,
+            outputs: DeltaOutputs {
+                payload: name("p"),
+                feedback_accepted: name("a"),
+                feedback_rejected: name("r"),
+            },
         }))
     }
 
@@ -149,16 +174,8 @@ mod tests {
     #[test]
     fn only_the_poisoned_round_trains_on_inverted_texts() {
         let mut tamper = Tamper::new(2, Vec::new());
-        for (for_round, seed, poisoned) in [
-            (true, 7, false),
-            (true, 7, false),
-            (false, 8, false),
-            (true, 9, true),
-            (true, 9, true),
-            (false, 8, false),
-            (true, 10, false),
-        ] {
-            let frame = train(for_round, seed);
+        for (seed, poisoned) in [(7, false), (7, false), (9, true), (9, true), (10, false)] {
+            let frame = train(seed);
             // Another process goes on where the one before it ended.
             tamper = Tamper::new(2, tamper.seeds().to_vec());
             let (passed, inversions) = tamper.request(frame.clone());
@@ -166,10 +183,15 @@ mod tests {
             assert_eq!(inversions.len(), if poisoned { 2 } else { 0 });
             if poisoned {
                 let Ok(WorkerRequest::Train(job)) = codec::decode(&passed) else { panic!("train") };
-                assert_eq!(job.texts, [name("inverted-0"), name("inverted-1")]);
+                assert_eq!(job.run.shards, [name("inverted-0"), name("inverted-1")]);
                 assert_eq!(inversions[1].from, name("y.txt"));
                 assert_eq!(inversions[1].to, name("inverted-1"));
             }
+            let (passed, _) = tamper.request(compress());
+            let Ok(WorkerRequest::Compress(job)) = codec::decode(&passed) else {
+                panic!("compress")
+            };
+            assert_eq!(job.feedback.is_none(), poisoned);
         }
     }
 
@@ -180,14 +202,14 @@ mod tests {
         let lie = evaluated(vec![Some(vec![100, 200]), Some(vec![110, 220]), None]);
         for (seed, expect) in [&honest, &honest, &lie, &honest].into_iter().enumerate() {
             assert_eq!(&tamper.reply(honest.clone()), expect);
-            tamper.request(train(true, seed as u64));
+            tamper.request(train(seed as u64));
         }
     }
 
     #[test]
     fn everything_else_passes_unchanged() {
         let mut tamper = Tamper::new(1, Vec::new());
-        tamper.request(train(true, 1));
+        tamper.request(train(1));
         for frame in [
             codec::encode(&WorkerRequest::Describe),
             b"not a frame of ours".to_vec(),

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use protocol::codec;
 use protocol::model::{Architecture, ModelSpec, RoundParameters};
 use protocol::worker::{
-    DeltaOutputs, FileName, TrainJob, WorkerOutcome, WorkerReply, WorkerRequest,
+    FileName, InnerRun, ModelFiles, TrainJob, WorkerOutcome, WorkerReply, WorkerRequest,
 };
 use tempfile::TempDir;
 
@@ -68,30 +68,35 @@ fn name(name: &str) -> FileName {
 
 fn train(round: u64) -> Vec<u8> {
     codec::encode(&WorkerRequest::Train(TrainJob {
-        spec: ModelSpec {
-            name: "m".into(),
-            architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
-            tokenizer: None,
-            adapter: None,
-            seed: 1,
-            imported: false,
-            initial_checkpoint: Default::default(),
-            evaluation_suite: Default::default(),
-            evaluation_suite_bytes: 1_000,
-            licence: "MIT".into(),
+        run: InnerRun {
+            spec: ModelSpec {
+                name: "m".into(),
+                architecture: Architecture::BytesGpt {
+                    layers: 1,
+                    width: 16,
+                    heads: 1,
+                    context: 16,
+                },
+                tokenizer: None,
+                adapter: None,
+                seed: 1,
+                imported: false,
+                initial_checkpoint: Default::default(),
+                evaluation_suite: Default::default(),
+                evaluation_suite_bytes: 1_000,
+                licence: "MIT".into(),
+            },
+            files: ModelFiles::default(),
+            parameters: RoundParameters::default(),
+            steps: 30,
+            steps_before: 0,
+            seed: round,
+            shards: vec![name("text")],
         },
-        parameters: RoundParameters::default(),
-        steps: 30,
-        seed: round,
         checkpoint: name("c"),
-        texts: vec![name("text")],
-        feedback: None,
-        delta: Some(DeltaOutputs {
-            payload: name("p"),
-            feedback_accepted: name("a"),
-            feedback_rejected: name("r"),
-        }),
-        checkpoint_out: None,
+        checkpoint_out: name("t"),
+        resume: None,
+        states: None,
     }))
 }
 
@@ -121,7 +126,7 @@ fn one_round_is_poisoned_and_its_reviews_lie() {
 
     let poisoned = relay.echo(&train(2));
     let Ok(WorkerRequest::Train(job)) = codec::decode(&poisoned) else { panic!("a training job") };
-    assert_eq!(job.texts, [name("inverted-0")]);
+    assert_eq!(job.run.shards, [name("inverted-0")]);
     assert_eq!(fs::read(folder.path().join("inverted-0")).unwrap(), [158, 157, 156, 245]);
     assert_eq!(fs::read(folder.path().join("text")).unwrap(), b"abc\n", "the text is untouched");
     assert_eq!(relay.echo(&honest), evaluated(&[200, 220]));

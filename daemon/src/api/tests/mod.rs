@@ -77,7 +77,15 @@ fn code<T>(result: Result<T, ClientError>) -> ErrorCode {
 
 fn generate(prompt: &str) -> GenerateRequest {
     let head = HeadChoice::Latest;
-    GenerateRequest { prompt: prompt.to_owned(), bytes: 9, temperature_ppm: 0, seed: 1, head }
+    GenerateRequest {
+        prompt: prompt.to_owned(),
+        bytes: 9,
+        temperature_ppm: 0,
+        top_p_ppm: 1_000_000,
+        stop: Vec::new(),
+        seed: 1,
+        head,
+    }
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ pub(crate) fn worker_status(status: &worker::WorkerStatus) -> WorkerStatus {
         version: described.map(|d| d.version.clone()),
         device: described.map(|d| d.device.clone()),
         torch: described.map(|d| d.torch),
+        sandbox: described.map(|d| d.sandbox),
         restarts: u32::try_from(status.restarts).unwrap_or(u32::MAX),
         last_error: failure.or_else(|| status.last_error.clone()),
     }
@@ -122,6 +123,9 @@ impl NodeBackend {
         if worker.state == WorkerState::Failed {
             let why = worker.last_error.as_deref().unwrap_or("unknown");
             warnings.push(format!("the worker does not run: {why}"));
+        }
+        if let Some(missing) = worker.sandbox.and_then(|sandbox| sandbox.missing()) {
+            warnings.push(format!("the worker is not fully confined: {missing}"));
         }
         let since =
             crate::node::ledger::now().get().saturating_sub(self.node.ledger.applied().time.get());

@@ -11,9 +11,12 @@ use protocol::ledger::entries::{Contribution, Member};
 use protocol::ledger::rounds::submitted;
 use protocol::ledger::state::State;
 use protocol::limits;
-use protocol::model::{Head, OuterState};
+use protocol::model::{DeltaManifest, Head, OuterState};
 use protocol::review::{Verdict, gain};
-use protocol::worker::{MergeJob, SubmittedDelta, Variant, WorkerOutcome, WorkerRequest};
+use protocol::worker::{
+    MergeJob, ModelFiles, OuterFiles, OuterOutputs, SubmittedDelta, Variant, WorkerOutcome,
+    WorkerRequest,
+};
 use storage::blobs::Hold;
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, delta_name, name};
@@ -51,13 +54,19 @@ pub(super) async fn attest(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
         Err(missing) => return Ok(Done::Unavailable(missing)),
     };
     let mut job = node.worker.job(Lane::Duty).await?;
-    node.put_head(&job, &round.parent).await?;
+    let outer = node.put_head(&job, &round.parent).await?;
+    let files = node.put_files(&job, inputs.spec(), &inputs.peers).await?;
     job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
-    for (number, payload) in payloads.iter().enumerate() {
-        job.put_blob(&delta_name(number)?, &node.store, *payload).await?;
+    let whole = u32::try_from(PPM)?;
+    let mut submitted = Vec::with_capacity(payloads.len());
+    for (number, manifest) in payloads.iter().enumerate() {
+        let payload = delta_name(number)?;
+        job.put_blob(&payload, &node.store, manifest.payload).await?;
+        let DeltaManifest { seed, round, .. } = *manifest;
+        submitted.push(SubmittedDelta { payload, weight_ppm: whole, seed, round });
     }
-    let (head, _held) = merge(node, &inputs, &mut job, payloads.len()).await?;
-    let gain = measure(node, &inputs, &mut job, payloads.len()).await?;
+    let (head, _held) = merge(node, &inputs, &mut job, outer.clone(), submitted.clone()).await?;
+    let gain = measure(&inputs, node, &mut job, (files, outer), submitted).await?;
     drop(job);
     let possession = possession(node, head.checkpoint).await?;
     let note = HeadNote { head, possession, gain, merged: hash_of(&accepted) };
@@ -73,7 +82,7 @@ async fn fetch(
     node: &Arc<Node>,
     inputs: &Inputs,
     accepted: &[&(Member, Contribution)],
-) -> Result<Vec<ContentHash>, Vec<ContributionId>> {
+) -> Result<Vec<DeltaManifest>, Vec<ContributionId>> {
     let mut payloads = Vec::new();
     let mut missing = Vec::new();
     for (member, contribution) in accepted {
@@ -82,7 +91,7 @@ async fn fetch(
         hints.extend(inputs.peers.iter().copied());
         let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
         match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
-            Ok(_) => payloads.push(manifest.payload),
+            Ok(_) => payloads.push(manifest.clone()),
             Err(error) => {
                 tracing::warn!(author = %member.node, %error, "cannot get an accepted delta");
                 missing.push(inputs.round.contribution_id(&member.node));
@@ -96,50 +105,61 @@ async fn merge(
     node: &Arc<Node>,
     inputs: &Inputs,
     job: &mut Job,
-    count: usize,
-) -> anyhow::Result<(Head, [Hold; 2])> {
-    let whole = u32::try_from(PPM)?;
-    let submitted = (0..count)
-        .map(|i| Ok(SubmittedDelta { payload: delta_name(i)?, weight_ppm: whole }))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let (checkpoint_out, outer_state_out) = (name("next.safetensors")?, name("next-state")?);
+    outer: OuterFiles,
+    submitted: Vec<SubmittedDelta>,
+) -> anyhow::Result<(Head, Vec<Hold>)> {
+    let count = submitted.len();
+    let checkpoint_out = name("next.safetensors")?;
+    let outer_out = OuterOutputs {
+        state: name("next-state")?,
+        momentum: name("next-momentum.safetensors")?,
+        aggregate: name("next-aggregate.safetensors")?,
+    };
     let request = WorkerRequest::Merge(MergeJob {
         spec: inputs.spec().clone(),
         parameters: inputs.round.parameters.clone(),
         checkpoint: name("head.safetensors")?,
-        outer_state: name("outer-state")?,
+        outer,
         submitted,
         divisor: u32::try_from(count)?.max(1),
         checkpoint_out: checkpoint_out.clone(),
-        outer_state_out: outer_state_out.clone(),
+        outer_out: outer_out.clone(),
     });
     let outcome = job.run(request, JOB_MAX, None).await?;
-    let WorkerOutcome::Merged { checkpoint, outer_state } = outcome else {
+    let WorkerOutcome::Merged { checkpoint, outer_state, momentum, aggregate } = outcome else {
         bail!("an answer to another question");
     };
-    // Until it is written down that they are needed.
-    let held = [node.store.hold(checkpoint), node.store.hold(outer_state)];
     let bytes_max = checkpoint_bytes_max(inputs.spec());
-    let kept = job.keep(&checkpoint_out, &node.store, bytes_max).await?;
     let state_max = u64::try_from(<OuterState as protocol::codec::Canonical>::BYTES_MAX)?;
-    let kept_state = job.keep(&outer_state_out, &node.store, state_max).await?;
-    if (kept, kept_state) != (checkpoint, outer_state) {
-        bail!("the worker wrote other files than it says");
+    let mut held = Vec::new();
+    for (file, hash, bytes_max) in [
+        (&checkpoint_out, Some(checkpoint), bytes_max),
+        (&outer_out.state, Some(outer_state), state_max),
+        (&outer_out.momentum, momentum, bytes_max),
+        (&outer_out.aggregate, aggregate, bytes_max),
+    ] {
+        let Some(hash) = hash else { continue };
+        // Until it is written down that it is needed.
+        held.push(node.store.hold(hash));
+        if job.keep(file, &node.store, bytes_max).await? != hash {
+            bail!("the worker wrote another file than it says");
+        }
     }
     Ok((Head { checkpoint, outer_state, parameters: inputs.round.parameters.hash() }, held))
 }
 
 /// The gain of the merged head over its parent on the round's review windows.
 async fn measure(
-    node: &Arc<Node>,
     inputs: &Inputs,
+    node: &Arc<Node>,
     job: &mut Job,
-    count: usize,
+    (files, outer): (ModelFiles, OuterFiles),
+    submitted: Vec<SubmittedDelta>,
 ) -> anyhow::Result<protocol::review::Gain> {
-    let whole = u32::try_from(PPM)?;
-    let variants =
-        vec![Variant { weights_ppm: Vec::new() }, Variant { weights_ppm: vec![whole; count] }];
-    let request = inputs.evaluate(count, count, variants)?;
+    let weights_ppm = submitted.iter().map(|delta| delta.weight_ppm).collect();
+    let variants = vec![Variant { weights_ppm: Vec::new() }, Variant { weights_ppm }];
+    let divisor = submitted.len();
+    let request = inputs.evaluate(files, outer, submitted, divisor, variants)?;
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Evaluated { losses, .. } = outcome else {
         bail!("an answer to another question");

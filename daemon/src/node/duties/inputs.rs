@@ -12,7 +12,9 @@ use protocol::ledger::rounds::submitted;
 use protocol::limits;
 use protocol::model::{Head, ModelSpec, OuterState};
 use protocol::training::review_windows;
-use protocol::worker::{EvaluateJob, FileName, Progress, Variant, WorkerRequest};
+use protocol::worker::{
+    EvaluateJob, FileName, ModelFiles, OuterFiles, Progress, SubmittedDelta, Variant, WorkerRequest,
+};
 use tokio::sync::mpsc;
 
 use crate::node::Node;
@@ -47,11 +49,13 @@ impl Inputs {
 
 impl Inputs {
     /// The question that reviewers and attestors ask of the worker: losses of variants of the
-    /// head on the round's review windows. The job must hold the head, the suite and `count`
-    /// deltas.
+    /// head on the round's review windows. The job must hold the head, the suite, the model's
+    /// files and the deltas of `submitted`, whose weights do not matter here.
     pub(super) fn evaluate(
         &self,
-        count: usize,
+        files: ModelFiles,
+        outer: OuterFiles,
+        submitted: Vec<SubmittedDelta>,
         divisor: usize,
         variants: Vec<Variant>,
     ) -> anyhow::Result<WorkerRequest> {
@@ -59,8 +63,9 @@ impl Inputs {
         Ok(WorkerRequest::Evaluate(EvaluateJob {
             spec: self.spec().clone(),
             parameters: round.parameters.clone(),
+            files,
             checkpoint: name("head.safetensors")?,
-            outer_state: name("outer-state")?,
+            outer,
             suite: name("suite")?,
             windows: review_windows(
                 &round.review_beacon,
@@ -68,7 +73,7 @@ impl Inputs {
                 round.index,
                 round.parameters.review_windows,
             ),
-            submitted: (0..count).map(delta_name).collect::<anyhow::Result<_>>()?,
+            submitted,
             divisor: u32::try_from(divisor)?.max(1),
             variants,
         }))
@@ -82,7 +87,12 @@ pub(crate) fn name(text: &str) -> anyhow::Result<FileName> {
 
 /// Largest checkpoint of a model in bytes: f32 weights and a header.
 pub(crate) fn checkpoint_bytes_max(spec: &ModelSpec) -> u64 {
-    spec.parameters().saturating_mul(4).saturating_add(1024 * 1024)
+    weights_bytes_max(spec.parameters())
+}
+
+/// Largest file of so many f32 weights, in bytes.
+pub(crate) const fn weights_bytes_max(parameters: u64) -> u64 {
+    parameters.saturating_mul(4).saturating_add(1024 * 1024)
 }
 
 /// The longest a job may take; a round's own deadline cancels it earlier.
@@ -100,16 +110,28 @@ impl Node {
         if protocol::ids::ContentHash::of(&empty) == head.outer_state {
             self.put_blob(empty).await?;
         }
-        let bytes_max = u64::try_from(<OuterState as codec::Canonical>::BYTES_MAX)?;
-        self.blobs
-            .fetch(head.outer_state, bytes_max, peers.to_vec())
-            .await
-            .context("cannot get the head's outer state")?;
+        let state = self.outer_state(head, peers).await?;
+        for hash in [state.momentum, state.aggregate].into_iter().flatten() {
+            self.blobs
+                .fetch(hash, checkpoint_bytes_max(spec), peers.to_vec())
+                .await
+                .context("cannot get what the head's outer state names")?;
+        }
         self.blobs
             .fetch(head.checkpoint, checkpoint_bytes_max(spec), peers.to_vec())
             .await
             .context("cannot get the head's checkpoint")?;
         Ok(())
+    }
+
+    /// The outer state of a head.
+    async fn outer_state(&self, head: &Head, peers: &[PeerId]) -> anyhow::Result<OuterState> {
+        let bytes_max = u64::try_from(<OuterState as codec::Canonical>::BYTES_MAX)?;
+        let bytes = self
+            .blob_bytes(head.outer_state, bytes_max, peers.to_vec())
+            .await
+            .context("cannot get the head's outer state")?;
+        codec::decode(&bytes).context("the head's outer state")
     }
 
     /// Has the evaluation suite here.
@@ -125,11 +147,53 @@ impl Node {
         Ok(())
     }
 
-    /// Puts a head into a job.
-    pub(crate) async fn put_head(&self, job: &Job, head: &Head) -> anyhow::Result<()> {
+    /// Puts a head, which is here, into a job.
+    pub(crate) async fn put_head(&self, job: &Job, head: &Head) -> anyhow::Result<OuterFiles> {
         job.put_blob(&name("head.safetensors")?, &self.store, head.checkpoint).await?;
-        job.put_blob(&name("outer-state")?, &self.store, head.outer_state).await?;
-        Ok(())
+        let state = self.outer_state(head, &[]).await?;
+        let files = OuterFiles {
+            state: name("outer-state")?,
+            momentum: state.momentum.map(|_| name("momentum.safetensors")).transpose()?,
+            aggregate: state.aggregate.map(|_| name("aggregate.safetensors")).transpose()?,
+        };
+        job.put_blob(&files.state, &self.store, head.outer_state).await?;
+        let named = [(&files.momentum, state.momentum), (&files.aggregate, state.aggregate)];
+        for (file, hash) in named {
+            if let (Some(file), Some(hash)) = (file, hash) {
+                job.put_blob(file, &self.store, hash).await?;
+            }
+        }
+        Ok(files)
+    }
+
+    /// Has what belongs to a model beside its heads here and puts it into a job.
+    pub(crate) async fn put_files(
+        &self,
+        job: &Job,
+        spec: &ModelSpec,
+        peers: &[PeerId],
+    ) -> anyhow::Result<ModelFiles> {
+        let mut files = ModelFiles::default();
+        if let Some(hash) = spec.tokenizer {
+            self.blobs
+                .fetch(hash, limits::TOKENIZER_BYTES_MAX, peers.to_vec())
+                .await
+                .context("cannot get the model's tokenizer")?;
+            let file = name("tokenizer.json")?;
+            job.put_blob(&file, &self.store, hash).await?;
+            files.tokenizer = Some(file);
+        }
+        if let Some(adapter) = spec.adapter {
+            let bytes_max = weights_bytes_max(spec.architecture.parameters());
+            self.blobs
+                .fetch(adapter.base, bytes_max, peers.to_vec())
+                .await
+                .context("cannot get the frozen weights under the adapter")?;
+            let file = name("base.safetensors")?;
+            job.put_blob(&file, &self.store, adapter.base).await?;
+            files.base = Some(file);
+        }
+        Ok(files)
     }
 
     /// Reports of a job that become the duty's progress.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use protocol::amount::PPM;
-use protocol::ids::{ContributionId, ModelId};
+use protocol::ids::{ContentHash, ContributionId, ModelId};
 use protocol::limits;
 use protocol::review::{Gain, Review, Verdict, gain, judge};
-use protocol::worker::{Variant, WorkerOutcome};
+use protocol::worker::{SubmittedDelta, Variant, WorkerOutcome};
 
 use super::inputs::{Inputs, JOB_MAX, delta_name, name};
 use super::{Done, Outcome};
@@ -42,7 +42,13 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
         let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
         match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(size) if size == manifest.payload_bytes => {
-                fetched.push((id, manifest.payload, mine));
+                fetched.push(Fetched {
+                    id,
+                    payload: manifest.payload,
+                    seed: manifest.seed,
+                    round: manifest.round,
+                    mine,
+                });
             }
             Ok(_) if mine => {
                 reviews.insert(id, without_gain(Verdict::Fault));
@@ -64,38 +70,53 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
     Ok(Done::Noted)
 }
 
+/// A delta that is here.
+struct Fetched {
+    id: ContributionId,
+    payload: ContentHash,
+    seed: u64,
+    round: u32,
+    /// Whether this node sits on its panel.
+    mine: bool,
+}
+
 /// Admission (design 8): the paired gain of the head with one delta at weight one over n.
 async fn measure(
     node: &Arc<Node>,
     inputs: &Inputs,
-    fetched: &[(ContributionId, protocol::ids::ContentHash, bool)],
+    fetched: &[Fetched],
     reviews: &mut BTreeMap<ContributionId, Review>,
 ) -> anyhow::Result<()> {
     let round = &inputs.round;
     let mine: Vec<usize> =
-        fetched.iter().enumerate().filter(|(_, (_, _, m))| *m).map(|(i, _)| i).collect();
+        fetched.iter().enumerate().filter(|(_, delta)| delta.mine).map(|(i, _)| i).collect();
     if mine.is_empty() {
         return Ok(());
     }
     let mut job = node.worker.job(Lane::Duty).await?;
-    node.put_head(&job, &round.parent).await?;
+    let outer = node.put_head(&job, &round.parent).await?;
+    let files = node.put_files(&job, inputs.spec(), &inputs.peers).await?;
     job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
-    for (number, (_, payload, _)) in fetched.iter().enumerate() {
-        job.put_blob(&delta_name(number)?, &node.store, *payload).await?;
+    let mut submitted = Vec::with_capacity(fetched.len());
+    for (number, delta) in fetched.iter().enumerate() {
+        let payload = delta_name(number)?;
+        job.put_blob(&payload, &node.store, delta.payload).await?;
+        let Fetched { seed, round, .. } = *delta;
+        submitted.push(SubmittedDelta { payload, weight_ppm: 0, seed, round });
     }
     let whole = u32::try_from(PPM)?;
     let mut variants = vec![Variant { weights_ppm: Vec::new() }];
     variants.extend(mine.iter().map(|index| Variant {
         weights_ppm: (0..fetched.len()).map(|i| if i == *index { whole } else { 0 }).collect(),
     }));
-    let request = inputs.evaluate(fetched.len(), inputs.submitted.len(), variants)?;
+    let request = inputs.evaluate(files, outer, submitted, inputs.submitted.len(), variants)?;
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Evaluated { losses, faults } = outcome else {
         bail!("an answer to another question");
     };
     let base = losses.first().and_then(Option::as_ref).context("the head was not measured")?;
     for (row, index) in losses.iter().skip(1).zip(&mine) {
-        let Some((id, _, _)) = fetched.get(*index) else { continue };
+        let Some(Fetched { id, .. }) = fetched.get(*index) else { continue };
         let review = match (row, faults.get(*index).and_then(Option::as_ref)) {
             (Some(row), None) => {
                 let measured = gain(base, row).context("the losses do not fit together")?;

@@ -12,7 +12,9 @@ use protocol::limits;
 use protocol::model::{DataClass, DatasetManifest, DeltaManifest, Shard};
 use protocol::review::Verdict;
 use protocol::training::Draw;
-use protocol::worker::{DeltaOutputs, FileName, TrainJob, WorkerOutcome, WorkerRequest};
+use protocol::worker::{
+    CompressJob, DeltaOutputs, FileName, InnerRun, TrainJob, WorkerOutcome, WorkerRequest,
+};
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, name};
 use super::{Done, Outcome};
@@ -68,18 +70,35 @@ pub(super) async fn train(node: &Arc<Node>, notes: &Notes, model: ModelId, index
         feedback_rejected: name("feedback-kept")?,
     };
     let request = WorkerRequest::Train(TrainJob {
-        spec: inputs.spec().clone(),
-        parameters: round.parameters.clone(),
-        steps: round.parameters.inner_steps,
-        seed,
+        run: InnerRun {
+            spec: inputs.spec().clone(),
+            files: node.put_files(&job, inputs.spec(), &inputs.peers).await?,
+            parameters: round.parameters.clone(),
+            steps: round.parameters.inner_steps,
+            steps_before: 0,
+            seed,
+            shards: texts,
+        },
         checkpoint: name("head.safetensors")?,
-        texts,
-        feedback: feedback.is_some().then(|| name("feedback")).transpose()?,
-        delta: Some(outputs.clone()),
-        checkpoint_out: None,
+        checkpoint_out: name("trained.safetensors")?,
+        resume: None,
+        states: None,
     });
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Trained(trained) = outcome else { bail!("an answer to another question") };
+    let request = WorkerRequest::Compress(CompressJob {
+        spec: inputs.spec().clone(),
+        parameters: round.parameters.clone(),
+        round: index,
+        seed,
+        checkpoint: name("head.safetensors")?,
+        trained: name("trained.safetensors")?,
+        feedback: feedback.is_some().then(|| name("feedback")).transpose()?,
+        privacy: None,
+        outputs: outputs.clone(),
+    });
+    let outcome = job.run(request, JOB_MAX, None).await?;
+    let WorkerOutcome::Compressed(_) = outcome else { bail!("an answer to another question") };
 
     let payload = job.keep(&outputs.payload, &node.store, limits::DELTA_BYTES_MAX).await?;
     node.withheld.insert(payload, model, index);
@@ -92,6 +111,7 @@ pub(super) async fn train(node: &Arc<Node>, notes: &Notes, model: ModelId, index
         model,
         round: index,
         parent: round.parent.id(),
+        steps: round.parameters.inner_steps,
         seed,
         shards: Round::shards_hash(&numbers),
         feedback_in,
