@@ -1,6 +1,9 @@
 //! `ayni-worker lab`: experiments without a network. Each call runs one cell of a grid, so that
 //! whoever walks the grid can go on where it stopped.
 
+#[cfg(feature = "torch")]
+pub mod attack;
+pub mod merge;
 pub mod sandbox;
 
 use clap::Subcommand;
@@ -10,6 +13,11 @@ use crate::figures::{CommandError, Figures};
 /// What to try.
 #[derive(Debug, Subcommand)]
 pub enum Lab {
+    /// One robust rule against one attack on MNIST, as published.
+    #[cfg(feature = "torch")]
+    Attack(attack::Options),
+    /// What merging costs beside one pass over memory.
+    Merge(merge::Options),
     /// Confines itself as a worker does and tries to get out.
     Sandbox(sandbox::Options),
 }
@@ -17,6 +25,9 @@ pub enum Lab {
 /// Tries it.
 pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
     match lab {
+        #[cfg(feature = "torch")]
+        Lab::Attack(options) => attack::run(options),
+        Lab::Merge(options) => merge::run(options),
         Lab::Sandbox(options) => sandbox::run(options),
     }
 }
