@@ -24,6 +24,7 @@ pub mod jobs;
 pub mod lab;
 pub mod merge;
 pub mod merkle;
+pub mod privacy;
 pub mod sample;
 pub mod sandbox;
 pub mod tensors;

@@ -15,7 +15,7 @@ fn ipm_epsilon(rule: Rule) -> f64 {
 }
 
 /// Replaces the hostile rows of `sent` (`[WORKERS, parameters]`), which hold what these workers
-/// would send if they were honest, or nothing if the attack needs none.
+/// would send if they were honest, or anything if the attack needs none. [`undo`] restores them.
 pub(super) fn apply(attack: Attack, rule: Rule, sent: &Tensor) -> Result<(), TchError> {
     let rows = |from: usize, count: usize| -> Result<Tensor, TchError> {
         let (from, count) = (i64::try_from(from), i64::try_from(count));
@@ -38,6 +38,16 @@ pub(super) fn apply(attack: Attack, rule: Rule, sent: &Tensor) -> Result<(), Tch
     Ok(())
 }
 
+/// Gives workers that compute gradients of their own their momenta back.
+pub(super) fn undo(attack: Attack, sent: &Tensor) -> Result<(), TchError> {
+    if attack == Attack::Bitflip {
+        let (from, count) = (i64::try_from(HONEST), i64::try_from(HOSTILE));
+        let _ =
+            sent.f_narrow(0, from.expect("few workers"), count.expect("few workers"))?.f_neg_()?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +63,11 @@ mod tests {
         assert_eq!(after[..40], rows[..40], "honest workers are left alone");
         let (hostile, _) = after[40..].as_chunks::<2>();
         assert!(hostile.iter().all(|pair| *pair == hostile[0]), "they act as one");
+        if attack.trains() {
+            undo(attack, &sent).expect("computes");
+            sent.flatten(0, -1).copy_data(&mut rows, 50);
+            assert_eq!(rows[40..], [5.0; 10]);
+        }
         hostile[0].to_vec()
     }
 

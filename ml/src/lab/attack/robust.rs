@@ -56,11 +56,23 @@ fn bucket_means(sent: &Tensor, size: usize, seed: [u8; 32]) -> Result<Tensor, Tc
     Tensor::f_from_slice(&matrix)?.f_view(shape)?.f_matmul(sent)
 }
 
+/// Columns that are widened at once, so that they stay in the processor's cache.
+const COLUMNS: i64 = 16_384;
+
 /// Inner products, in f64: distances are differences of them.
 fn gram(vectors: &Tensor) -> Result<Gram, TchError> {
-    let wide = vectors.f_to_kind(Kind::Double)?;
-    let products = wide.f_matmul(&wide.f_transpose(0, 1)?)?;
     let n = rows(vectors);
+    let size = i64::try_from(n).expect("few workers");
+    let products = Tensor::f_zeros([size, size], (Kind::Double, vectors.device()))?;
+    let (_, columns) = vectors.size2()?;
+    let mut from = 0;
+    while from < columns {
+        let width = COLUMNS.min(columns - from);
+        let wide = vectors.f_narrow(1, from, width)?.f_to_kind(Kind::Double)?;
+        let mut sum = products.shallow_clone();
+        let _ = sum.f_add_(&wide.f_matmul(&wide.f_transpose(0, 1)?)?)?;
+        from += width;
+    }
     let mut square = vec![0.0f64; n * n];
     products.f_contiguous()?.f_flatten(0, -1)?.f_copy_data(&mut square, n * n)?;
     let triangle: Vec<f64> =

@@ -115,13 +115,13 @@ impl Cell {
             let _ = row.f_mul_scalar_(MOMENTUM)?.f_add_(&Tensor::f_cat(&flat?, 0)?)?;
         }
         let _guard = tch::no_grad_guard();
-        // The hostile rows of `sent` are what is sent, those of the momenta what was computed.
-        let sent = self.momenta.f_copy()?;
-        attacks::apply(options.attack, options.rule, &sent)?;
+        attacks::apply(options.attack, options.rule, &self.momenta)?;
         let iteration = u64::from(self.iteration);
         let seed = seed_of("ayni 2026 lab attack buckets v1", options.seed, iteration, 0);
         let bucket = usize::from(options.bucket);
-        self.aggregate = robust::aggregate(options.rule, &sent, &self.aggregate, bucket, seed)?;
+        self.aggregate =
+            robust::aggregate(options.rule, &self.momenta, &self.aggregate, bucket, seed)?;
+        attacks::undo(options.attack, &self.momenta)?;
         let mut flat = self.model.flat().shallow_clone();
         let _ = flat.f_sub_(&self.aggregate.f_mul_scalar(LEARNING_RATE)?)?;
         self.iteration += 1;
