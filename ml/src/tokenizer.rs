@@ -13,7 +13,6 @@ use protocol::worker::FileName;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::data::Tokenize;
 use crate::error::JobError;
 use crate::files::JobDirectory;
 
@@ -150,38 +149,6 @@ impl Tokenizer {
     }
 }
 
-/// What tokenizers call the mark at the end of a text.
-const END_OF_TEXT: [&str; 6] =
-    ["</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|eos|>", "[EOS]"];
-
-impl Tokenize for Tokenizer {
-    fn tokens(&self, text: &str) -> Result<Vec<(u32, usize)>, JobError> {
-        let request = |error: TokenizerError| JobError::Request(error.to_string());
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(request(TokenizerError::TooLong(text.len())));
-        }
-        match self {
-            Self::Bytes => Ok(text.bytes().map(u32::from).zip(1..).collect()),
-            Self::Trained(tokenizer) => {
-                let encoding = guarded(|| tokenizer.encode(text, false))
-                    .map_err(|error| request(TokenizerError::Failed(error)))?;
-                let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
-                Ok(encoding.get_ids().iter().copied().zip(ends).collect())
-            }
-        }
-    }
-
-    /// The mark that ends a text under one of its usual names, else the first mark, else the
-    /// first token. Fixed by the tokenizer alone, so that everybody trains on the same tokens.
-    fn end_of_text(&self) -> u32 {
-        let Self::Trained(tokenizer) = self else { return u32::from(b'\n') };
-        let named = END_OF_TEXT.iter().find_map(|name| tokenizer.token_to_id(name));
-        let marks = tokenizer.get_added_tokens_decoder();
-        let first = || marks.iter().filter(|(_, mark)| mark.special).map(|(id, _)| *id).min();
-        named.or_else(first).unwrap_or(0)
-    }
-}
-
 /// Symbols of an architecture's vocabulary; none for one that reads no text.
 pub fn vocabulary(architecture: &Architecture) -> u32 {
     if let Architecture::TextClassifier { vocabulary, .. } = *architecture {
@@ -282,8 +249,6 @@ mod tests {
         assert_eq!(tokenizer.decode(&tokens).expect("known"), b"hi hi");
         assert_eq!(tokenizer.decode(&[3, 5, 99]).expect("marks have no text"), b"hi");
         assert!(tokenizer.is_mark(5) && !tokenizer.is_mark(3) && !tokenizer.is_mark(99));
-        assert_eq!(tokenizer.tokens("hi hi").expect("short"), [(3, 2), (4, 5)]);
-        assert_eq!(tokenizer.end_of_text(), 5, "the only mark");
         assert_eq!(Tokenizer::Bytes.encode(&[0, 255]), Ok(vec![0, 255]));
         assert_eq!(Tokenizer::Bytes.decode(&[104, 300]), Ok(vec![104]));
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Args;
 use protocol::ids::ContentHash;
 use protocol::model::ModelSpec;
-use protocol::worker::{FileName, ImportJob, WorkerOutcome, WorkerRequest};
+use protocol::worker::{FileName, ImportJob, SandboxStatus, WorkerOutcome, WorkerRequest};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use crate::figures::{CommandError, Figures};
 use crate::files::JobDirectory;
 use crate::jobs::{DeviceChoice, Settings, Worker};
 use crate::lab::transformers::{REFERENCE, Scratch};
+use crate::memory::Memory;
 use crate::python;
 use crate::tensors::{index, tensor_specs};
 use crate::torch::generate::{Engine, choose};
@@ -66,7 +67,9 @@ pub(super) fn run(arguments: &Generate) -> Result<Figures, CommandError> {
     let python = python::interpreter(arguments.python.as_deref())?;
     let scratch = Scratch::new("generate")?;
     let directory = JobDirectory::open(&scratch.0).map_err(JobError::from)?;
-    let mut worker = Worker::new(directory, Settings { threads: 1, device: DeviceChoice::Cpu })?;
+    let settings =
+        Settings { threads: 1, device: DeviceChoice::Cpu, sandbox: SandboxStatus::default() };
+    let mut worker = Worker::new(directory, Memory::open(), settings)?;
     let mut rows = Vec::new();
     for kind in ["llama-tied", "gpt2"] {
         let (model, prompt) = prepare(&mut worker, &python, &scratch.0, kind)?;

@@ -10,8 +10,8 @@ use clap::Args;
 use protocol::ids::ContentHash;
 use protocol::model::{Adapter, ModelSpec, RoundParameters};
 use protocol::worker::{
-    ExportJob, FileName, ImportJob, InnerRun, ModelFiles, TrainJob, TrainOutcome, WorkerOutcome,
-    WorkerRequest,
+    ExportJob, FileName, ImportJob, InnerRun, ModelFiles, SandboxStatus, TrainJob, TrainOutcome,
+    WorkerOutcome, WorkerRequest,
 };
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -21,6 +21,7 @@ use crate::figures::{CommandError, Figures};
 use crate::files::JobDirectory;
 use crate::huggingface::fold;
 use crate::jobs::{DeviceChoice, Settings, Worker};
+use crate::memory::Memory;
 use crate::python;
 use crate::tensors::{architecture_specs, tensor_specs};
 use crate::tokenizer::{Tokenizer, vocabulary};
@@ -70,7 +71,9 @@ pub(crate) fn run(arguments: &Transformers) -> Result<Figures, CommandError> {
     let python = python::interpreter(arguments.python.as_deref())?;
     let scratch = Scratch::new("transformers")?;
     let directory = JobDirectory::open(&scratch.0).map_err(crate::error::JobError::from)?;
-    let mut worker = Worker::new(directory, Settings { threads: 1, device: DeviceChoice::Cpu })?;
+    let settings =
+        Settings { threads: 1, device: DeviceChoice::Cpu, sandbox: SandboxStatus::default() };
+    let mut worker = Worker::new(directory, Memory::open(), settings)?;
     let mut rows = Vec::new();
     for (kind, adapted) in KINDS {
         eprintln!("{kind}{}", if adapted { " with an adapter" } else { "" });

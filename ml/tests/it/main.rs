@@ -1,12 +1,14 @@
 //! Tests of the public surface: encodings, merging, and the worker as a real process.
 
 mod delta;
+mod delta_fuzz;
 mod merge;
 #[cfg(feature = "torch")]
 mod models;
 #[cfg(feature = "torch")]
 mod models_generate;
 mod models_import;
+mod privacy;
 mod process;
 mod sandbox;
 mod support;

@@ -4,7 +4,7 @@
 use ayni_ml::checkpoint::Checkpoint;
 use ayni_ml::huggingface::fold;
 use ayni_ml::initialize::initial_checkpoint;
-use ayni_ml::tensors::{adapter_specs, architecture_specs};
+use ayni_ml::tensors::{TensorSpec, adapter_specs, architecture_specs};
 use ayni_ml::torch::model::{Batch, IGNORED, Model, Options};
 use protocol::ids::ContentHash;
 use protocol::model::{Adapter, Architecture, ModelSpec, Precision};
@@ -214,7 +214,7 @@ fn adapters_begin_as_their_base_learn_alone_and_fold() {
         spec.adapter = Some(adapter);
         let first = initial_checkpoint(&spec);
         let adapted = Model::new(&spec, &first, Some(&base), training()).expect("fits");
-        let count = adapter_specs(&spec.architecture, 3).iter().map(|spec| spec.len()).sum();
+        let count: usize = adapter_specs(&spec.architecture, 3).iter().map(TensorSpec::len).sum();
         assert_eq!(adapted.flat().numel(), count);
         assert!((loss(&adapted, &batch) - expected).abs() < 1e-6);
         descend(&adapted, &batch, 0.5, 30);
