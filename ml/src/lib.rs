@@ -12,6 +12,7 @@
 pub mod arithmetic;
 pub mod bench;
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod delta;
 pub mod error;
@@ -19,14 +20,17 @@ pub mod feedback;
 pub mod figures;
 pub mod files;
 pub mod frames;
+pub mod huggingface;
 pub mod initialize;
 pub mod jobs;
 pub mod lab;
+pub mod memory;
 pub mod merge;
 pub mod merkle;
 pub mod privacy;
 pub mod sample;
 pub mod sandbox;
 pub mod tensors;
+pub mod tokenizer;
 #[cfg(feature = "torch")]
 pub mod torch;

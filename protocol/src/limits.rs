@@ -181,9 +181,9 @@ const _: () = assert!(CHAIN_TIME_WINDOW % 2 == 1);
 const _: () = assert!(BLOB_BYTES_MAX.is_multiple_of(GROUP_BYTES * PART_GROUPS));
 const _: () = assert!(EVALUATION_SUITE_BYTES_MAX <= BLOB_BYTES_MAX);
 const _: () = assert!(AVAILABILITY_RUNS_MAX <= AVAILABILITY_RUNS_PER_ANSWER_MAX);
-// A round's entry: datasets (hash and varint), members, attestors, the rest.
+// A round's entry: datasets (hash and varint), members, late ones, attestors, the rest.
 const _: () =
-    assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (80 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);
+    assert!(DATASETS_MAX * 37 + VALIDATORS_MAX * (2 * 82 + 256) + 4_096 <= STATE_VALUE_BYTES_MAX);
 // An attendance row: id, three counters, work.
 const _: () = assert!(ATTENDANCE_ROWS_MAX * (32 + 3 * 9 + 17) + 64 <= STATE_VALUE_BYTES_MAX);
 const _: () = assert!(VALIDATORS_MAX < ATTENDANCE_ROWS_MAX);

@@ -1,7 +1,8 @@
 //! Draws of a training round that everybody must make alike: which shards a member trains on,
 //! which windows reviewers read, which windows a head is reported on. Integers and BLAKE3 only.
 
-use crate::ids::{Beacon, ModelId, derive};
+use crate::amount::PPM;
+use crate::ids::{Beacon, ModelId, NodeId, derive};
 use crate::model::ModelSpec;
 
 /// A deterministic stream of 64-bit numbers from a seed: BLAKE3 in extendable-output mode.
@@ -110,6 +111,32 @@ pub fn report_windows(spec: &ModelSpec, count: u32) -> Vec<u64> {
         .collect()
 }
 
+/// Seed of a member's inner steps: of the order of its windows, and of what else is random in its
+/// delta. Nobody chooses it.
+pub fn steps_seed(beacon: &Beacon, author: &NodeId, round: u32) -> u64 {
+    let seed = derive(
+        "ayni 2026 inner steps seed v1",
+        &[beacon.as_bytes(), author.as_bytes(), &round.to_le_bytes()],
+    );
+    seed.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Inner steps for a node that takes `steps_per_s_milli` thousandths of a step in a second, so
+/// that it is done within `margin_ppm` of `train_ms`: at least one, at most `inner_steps`. Zero
+/// speed stands for an unknown one.
+pub fn steps_for(inner_steps: u32, steps_per_s_milli: u64, train_ms: u32, margin_ppm: u32) -> u32 {
+    if steps_per_s_milli == 0 {
+        return inner_steps;
+    }
+    let scale = u128::from(PPM).saturating_mul(1_000_000);
+    let fits = u128::from(steps_per_s_milli)
+        .saturating_mul(u128::from(train_ms))
+        .saturating_mul(u128::from(margin_ppm))
+        .checked_div(scale)
+        .unwrap_or(0);
+    u32::try_from(fits).unwrap_or(u32::MAX).clamp(1, inner_steps.max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +151,20 @@ mod tests {
         assert_eq!(seen, (0..40).collect::<Vec<_>>());
         assert_eq!(assigned_shards(&beacon, &model, 1, 3, 2, 10).len(), 2);
         assert!(assigned_shards(&beacon, &model, 1, 0, 0, 10).is_empty());
+    }
+
+    #[test]
+    fn a_slow_node_takes_fewer_steps() {
+        // Two steps a second for 100 s, of which half is meant for training.
+        for (inner, speed_milli, train_ms, margin, expect) in [
+            (1_000, 2_000, 100_000, 500_000, 100),
+            (50, 2_000, 100_000, 500_000, 50),
+            (1_000, 0, 100_000, 500_000, 1_000),
+            (1_000, 1, 1_000, 500_000, 1),
+            (1_000, u64::MAX, u32::MAX, u32::MAX, 1_000),
+        ] {
+            assert_eq!(steps_for(inner, speed_milli, train_ms, margin), expect);
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 
 #[cfg(feature = "torch")]
 pub mod attack;
+#[cfg(feature = "torch")]
+pub mod faults;
+#[cfg(feature = "torch")]
+pub mod loss;
 pub mod merge;
 pub mod sandbox;
 
@@ -18,6 +22,13 @@ pub enum Lab {
     Attack(attack::Options),
     /// What merging costs beside one pass over memory.
     Merge(merge::Options),
+    /// Members that learn together in one process, by one way of telling each other what they
+    /// learned: loss and bytes after every round.
+    #[cfg(feature = "torch")]
+    Loss(loss::Options),
+    /// What a delta of a model weighs after a few steps of training.
+    #[cfg(feature = "torch")]
+    Payload(loss::payload::Options),
     /// Confines itself as a worker does and tries to get out.
     Sandbox(sandbox::Options),
 }
@@ -28,6 +39,10 @@ pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
         #[cfg(feature = "torch")]
         Lab::Attack(options) => attack::run(options),
         Lab::Merge(options) => merge::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Loss(options) => loss::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Payload(options) => loss::payload::run(options),
         Lab::Sandbox(options) => sandbox::run(options),
     }
 }

@@ -7,4 +7,6 @@ mod privacy;
 mod process;
 mod sandbox;
 mod support;
+#[cfg(feature = "torch")]
+mod train;
 mod worker;

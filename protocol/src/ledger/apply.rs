@@ -309,7 +309,8 @@ fn dispatch(
             rounds::join(state, node, model, *round, transaction.stamp.is_some())
         }
         (Payload::SubmitCommit { model, round, commitment }, Signer::Duty(node)) => {
-            contributions::commit(state, node, model, *round, *commitment)
+            let is_stamped = transaction.stamp.is_some();
+            contributions::commit(state, node, model, *round, *commitment, is_stamped)
         }
         (Payload::Submit { manifest, salt }, Signer::Duty(node)) => {
             contributions::submit(state, chain, node, manifest, salt)

@@ -6,6 +6,7 @@ use crate::amount::{Credits, Height};
 use crate::ledger::entries::staking::{Liability, Pool, Whereabouts};
 use crate::ledger::entries::{Account, Model, Proposal, Round};
 use crate::ledger::governance;
+use crate::ledger::rounds::open_rounds_of;
 use crate::ledger::staking::store::prefix as stored;
 use crate::ledger::state::{State, prefix, scan};
 use crate::limits;
@@ -58,8 +59,7 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
     for model in scan::<Model>(reader, prefix::MODEL, limits::MODELS_MAX) {
         let Some(run) = &model.run else { continue };
         add(run.escrow);
-        if let Some(round) = state.round(&model.spec.id(), run.round).filter(|r| !r.phase.is_over())
-        {
+        for round in open_rounds_of(&state, &model.spec.id()) {
             add_round(&round, &mut add);
         }
     }
@@ -82,7 +82,7 @@ pub fn audit(reader: &dyn StateReader) -> Audit {
 
 fn add_round(round: &Round, add: &mut impl FnMut(Credits)) {
     add(round.escrow);
-    for member in &round.members {
+    for member in round.members.iter().chain(&round.late) {
         add(member.bond);
     }
 }

@@ -1,14 +1,19 @@
 //! Deltas: commit before anyone reveals, then reveal.
+//!
+//! A member that committed to nothing while its round trained may do so once more, in the next
+//! round of the run: the delta is then revealed, reviewed and merged there, at a discount.
 
+use crate::amount::Credits;
 use crate::codec;
 use crate::commitment;
 use crate::ids::{ChainId, Commitment, ModelId, NodeId};
 use crate::ledger::Rejection;
 use crate::ledger::entries::{Contribution, Phase, Round};
-use crate::ledger::rounds::open_round;
+use crate::ledger::rounds::{late_home, lock_bond, open_round};
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::DeltaManifest;
+use crate::training::steps_seed;
 
 pub(super) fn commit(
     state: &mut State<'_>,
@@ -16,21 +21,29 @@ pub(super) fn commit(
     model: &ModelId,
     index: u32,
     commitment: Commitment,
+    is_stamped: bool,
 ) -> Result<(), Rejection> {
-    let round = open_round(state, model, index)?;
-    if round.phase != Phase::Training {
-        return Err(Rejection::WrongPhase("committing to a delta"));
-    }
-    round.member_index(node).ok_or(Rejection::NotAuthorized)?;
-    let id = round.contribution_id(node);
+    let trained = state.round(model, index).ok_or(Rejection::Unknown("round"))?;
+    trained.member_index(node).ok_or(Rejection::NotAuthorized)?;
+    let id = trained.contribution_id(node);
     if state.contribution(&id).is_some() {
         return Err(Rejection::Exists("a commitment of this member"));
+    }
+    let mut merged_in = index;
+    if trained.phase != Phase::Training {
+        let late = late_home(state, &trained);
+        let mut home = late.ok_or(Rejection::WrongPhase("committing to a delta"))?;
+        merged_in = home.index;
+        let member = lock_bond(state, node, home.parameters.bond, is_stamped)?;
+        home.late.push(member);
+        state.put_round(&home);
     }
     state.put_contribution(
         &id,
         &Contribution {
             model: *model,
             round: index,
+            merged_in,
             author: *node,
             commitment,
             manifest: None,
@@ -38,7 +51,7 @@ pub(super) fn commit(
             verdict: None,
             score_ppm: 0,
             unavailable: Vec::new(),
-            paid: crate::amount::Credits::ZERO,
+            paid: Credits::ZERO,
         },
     );
     Ok(())
@@ -51,13 +64,14 @@ pub(super) fn submit(
     manifest: &DeltaManifest,
     salt: &[u8; 32],
 ) -> Result<(), Rejection> {
-    let round = open_round(state, &manifest.model, manifest.round)?;
-    if round.phase != Phase::Submitting {
+    let trained =
+        state.round(&manifest.model, manifest.round).ok_or(Rejection::Unknown("round"))?;
+    check_manifest(&trained, node, manifest)?;
+    let id = trained.contribution_id(node);
+    let mut contribution = state.contribution(&id).ok_or(Rejection::Unknown("commitment"))?;
+    if open_round(state, &manifest.model, contribution.merged_in)?.phase != Phase::Submitting {
         return Err(Rejection::WrongPhase("revealing a delta"));
     }
-    check_manifest(&round, node, manifest)?;
-    let id = round.contribution_id(node);
-    let mut contribution = state.contribution(&id).ok_or(Rejection::Unknown("commitment"))?;
     if contribution.manifest.is_some() {
         return Err(Rejection::Exists("the delta"));
     }
@@ -77,6 +91,12 @@ fn check_manifest(round: &Round, node: &NodeId, manifest: &DeltaManifest) -> Res
     let index = round.member_index(node).ok_or(Rejection::NotAuthorized)?;
     if manifest.parent != round.parent.id() {
         return Err(Rejection::Mismatch("the parent head"));
+    }
+    if !(1..=round.parameters.inner_steps).contains(&manifest.steps) {
+        return Err(Rejection::Mismatch("the number of inner steps"));
+    }
+    if manifest.seed != steps_seed(&round.assignment_beacon, node, round.index) {
+        return Err(Rejection::Mismatch("the seed"));
     }
     if manifest.shards != Round::shards_hash(&round.shards_of(index)) {
         return Err(Rejection::Mismatch("the list of assigned shards"));

@@ -151,7 +151,9 @@ pub struct Run {
     pub sponsor: AccountId,
     /// How each round is run.
     pub parameters: RoundParameters,
-    /// The round in progress.
+    /// Its first round: the learning rate's schedule counts from it.
+    pub first_round: u32,
+    /// The newest round. With overlap the one before it may still be open.
     pub round: u32,
     /// Rounds to open after it.
     pub rounds_left: u32,
@@ -232,6 +234,17 @@ pub struct Attestation {
     pub gain: Gain,
 }
 
+/// The head onto which a round's deltas are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The head.
+    pub head: Head,
+    /// Chain time at which it was known.
+    pub since: TimestampMs,
+    /// Height at which it was known.
+    pub height: Height,
+}
+
 /// A training round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
@@ -247,14 +260,21 @@ pub struct Round {
     pub phase_height: Height,
     /// How it is run.
     pub parameters: RoundParameters,
-    /// The head it starts from.
+    /// First round of its run.
+    pub run_first: u32,
+    /// The head from which members train: the newest certified one when the round opened.
     pub parent: Head,
+    /// The head onto which its deltas are merged; known when the round before is over.
+    pub base: Option<Base>,
     /// Escrow of this round.
     pub escrow: Credits,
     /// Who paid the escrow.
     pub sponsor: AccountId,
     /// Members in the order of joining.
     pub members: Vec<Member>,
+    /// Members of the round before whose deltas come late into this one, in the order of their
+    /// commitments, with the bonds on those.
+    pub late: Vec<Member>,
     /// Attestors.
     pub attestors: Vec<Attestor>,
     /// Datasets (manifest, shards) available when joining closed.
@@ -323,6 +343,26 @@ impl Round {
     pub fn contribution_id(&self, author: &NodeId) -> ContributionId {
         contribution_id(&self.model, self.index, author)
     }
+
+    /// The head onto which its deltas are merged, as far as it is known.
+    pub fn base(&self) -> &Head {
+        self.base.as_ref().map_or(&self.parent, |base| &base.head)
+    }
+
+    /// Everybody whose delta may take part, with the delta's id: members, then those of the round
+    /// before whose deltas come late.
+    pub fn entries(&self) -> impl Iterator<Item = (ContributionId, &Member)> {
+        let before = self.index.saturating_sub(1);
+        let own = self.members.iter().map(|m| (self.contribution_id(&m.node), m));
+        let late = self.late.iter();
+        own.chain(late.map(move |m| (contribution_id(&self.model, before, &m.node), m)))
+    }
+
+    /// Inner steps of the run before this round: where the learning rate's schedule stands.
+    pub fn steps_before(&self) -> u64 {
+        let rounds = u64::from(self.index.saturating_sub(self.run_first));
+        rounds.saturating_mul(u64::from(self.parameters.inner_steps))
+    }
 }
 
 /// Id of the contribution of `author` to a round.
@@ -351,8 +391,10 @@ pub struct Seat {
 pub struct Contribution {
     /// The model.
     pub model: ModelId,
-    /// The round.
+    /// The round for which it was trained.
     pub round: u32,
+    /// The round that reviews and merges it: the same, or the next one for a late delta.
+    pub merged_in: u32,
     /// The author.
     pub author: NodeId,
     /// Commitment made before anyone revealed.
@@ -373,6 +415,18 @@ pub struct Contribution {
 
 impl Canonical for Contribution {
     const BYTES_MAX: usize = 16 * 1024;
+}
+
+impl Contribution {
+    /// Its id.
+    pub fn id(&self) -> ContributionId {
+        contribution_id(&self.model, self.round, &self.author)
+    }
+
+    /// Whether it came a round late.
+    pub const fn is_late(&self) -> bool {
+        self.merged_in != self.round
+    }
 }
 
 /// Where the chain stands: changes with every block.

@@ -25,6 +25,7 @@ mod rewards;
 pub mod rounds;
 pub mod staking;
 pub mod state;
+pub mod weights;
 
 pub use apply::{AppliedBlock, BlockError, NotAdded, OpenBlock, apply_block, try_transaction};
 pub use rejection::Rejection;

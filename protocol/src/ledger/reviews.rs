@@ -18,8 +18,12 @@ pub fn quorum(seats: usize) -> usize {
 
 /// Draws the panel of a contribution: up to seven seats, by eligible stake, without replacement,
 /// among the nodes that review, without those of the author's account.
-pub(super) fn draw_panel(state: &State<'_>, round: &Round, author: &NodeId) -> Vec<Seat> {
-    let own = state.node(author).map(|n| n.account);
+pub(super) fn draw_panel(
+    state: &State<'_>,
+    round: &Round,
+    contribution: &Contribution,
+) -> Vec<Seat> {
+    let own = state.node(&contribution.author).map(|n| n.account);
     let mut pool: Vec<(NodeId, u64)> = state
         .nodes()
         .iter()
@@ -30,7 +34,7 @@ pub(super) fn draw_panel(state: &State<'_>, round: &Round, author: &NodeId) -> V
     let mut draw = Draw::new(
         "ayni 2026 review panel v1",
         &round.review_beacon,
-        &[round.contribution_id(author).as_bytes()],
+        &[contribution.id().as_bytes()],
     );
     let mut seats = Vec::new();
     while seats.len() < limits::PANEL_SEATS_MAX && !pool.is_empty() {
@@ -59,7 +63,7 @@ fn seat_of(
     phase: Phase,
 ) -> Result<(Contribution, usize), Rejection> {
     let contribution = state.contribution(id).ok_or(Rejection::Unknown("contribution"))?;
-    let round = open_round(state, &contribution.model, contribution.round)?;
+    let round = open_round(state, &contribution.model, contribution.merged_in)?;
     if round.phase != phase {
         return Err(Rejection::WrongPhase("reviewing"));
     }

@@ -6,7 +6,8 @@
 use crate::amount::Credits;
 use crate::ids::AccountId;
 use crate::ledger::Rejection;
-use crate::ledger::entries::{Contribution, Earned, Model, Round, Seat};
+use crate::ledger::entries::{Contribution, Earned, Member, Model, Round, Seat};
+use crate::ledger::rounds::submitted;
 use crate::ledger::state::State;
 use crate::review::Verdict;
 
@@ -88,15 +89,10 @@ pub(super) fn distribute(
     state.credit(&round.sponsor, pot.escrow)
 }
 
-fn accepted(state: &State<'_>, round: &Round) -> Vec<(AccountId, Contribution)> {
-    round
-        .members
-        .iter()
-        .filter_map(|m| {
-            let contribution = state.contribution(&round.contribution_id(&m.node))?;
-            (contribution.verdict == Some(Verdict::Accept)).then_some((m.account, contribution))
-        })
-        .collect()
+fn accepted(state: &State<'_>, round: &Round) -> Vec<(Member, Contribution)> {
+    let mut all = submitted(state, round);
+    all.retain(|(_, c)| c.verdict == Some(Verdict::Accept));
+    all
 }
 
 fn pay_contributors(
@@ -108,30 +104,23 @@ fn pay_contributors(
     let accepted = accepted(state, round);
     let score = |c: &Contribution| u64::try_from(c.score_ppm).unwrap_or(0);
     let sum = accepted.iter().fold(0_u64, |sum, (_, c)| sum.saturating_add(score(c)));
-    for (account, mut contribution) in accepted {
+    for (member, mut contribution) in accepted {
         let amount = share.scaled(score(&contribution), sum);
-        contribution.paid = pay(state, pot, &account, amount, |e| &mut e.contributor)?;
-        withhold(state, round, &account, &contribution)?;
-        let id = round.contribution_id(&contribution.author);
-        state.put_contribution(&id, &contribution);
+        contribution.paid = pay(state, pot, &member.account, amount, |e| &mut e.contributor)?;
+        withhold(state, &member, contribution.paid)?;
+        state.put_contribution(&contribution.id(), &contribution);
     }
     Ok(())
 }
 
 /// A newcomer that joined without a bond leaves it from its first reward, as its node's allowance.
-fn withhold(
-    state: &mut State<'_>,
-    round: &Round,
-    account: &AccountId,
-    contribution: &Contribution,
-) -> Result<(), Rejection> {
-    let member = round.members.iter().find(|m| m.node == contribution.author);
-    let bond = member.map_or(Credits::ZERO, |m| m.withheld).min(contribution.paid);
+fn withhold(state: &mut State<'_>, member: &Member, paid: Credits) -> Result<(), Rejection> {
+    let bond = member.withheld.min(paid);
     if bond == Credits::ZERO {
         return Ok(());
     }
-    state.debit(account, bond)?;
-    state.credit_allowance(&contribution.author, bond)
+    state.debit(&member.account, bond)?;
+    state.credit_allowance(&member.node, bond)
 }
 
 /// Reviews that agree with the quorum share equally.
@@ -141,11 +130,7 @@ fn pay_reviewers(
     round: &Round,
     share: Credits,
 ) -> Result<(), Rejection> {
-    let all: Vec<Contribution> = round
-        .members
-        .iter()
-        .filter_map(|m| state.contribution(&round.contribution_id(&m.node)))
-        .collect();
+    let all: Vec<Contribution> = submitted(state, round).into_iter().map(|(_, c)| c).collect();
     let agrees = |c: &Contribution, seat: &Seat| {
         seat.review.is_some() && seat.review.map(|r| r.verdict) == c.verdict
     };
@@ -161,8 +146,7 @@ fn pay_reviewers(
                 seat.paid = pay(state, pot, &node.account, fee, |e| &mut e.reviewer)?;
             }
         }
-        let id = round.contribution_id(&contribution.author);
-        state.put_contribution(&id, &contribution);
+        state.put_contribution(&contribution.id(), &contribution);
     }
     Ok(())
 }

@@ -216,7 +216,8 @@ pub struct RoundParameters {
     pub join_ms: u32,
     /// Longest time for training and committing.
     pub train_ms: u32,
-    /// Longest time for revealing deltas.
+    /// Longest time for revealing deltas; with `overlap` also for committing to them once the
+    /// round before is over.
     pub submit_ms: u32,
     /// Longest time for reviews to be committed.
     pub review_ms: u32,

@@ -15,25 +15,25 @@ use crate::chain::{TestChain, genesis, parameters, spec};
 
 const EXPECT_DOCUMENTS: [&str; 10] = [
     "genesis 4a16e760dc9d5328",
-    "specification a7cd8b08b3e5cad3",
-    "parameters e64e6e0aad605f47",
-    "head e6bbe30838008bf1",
-    "outer state 8b3f77fc50bade1c",
+    "specification 270111c3e2360b57",
+    "parameters 6244274f54421f08",
+    "head 0a2411b044b48d9e",
+    "outer state bac0b2d57823a52e",
     "dataset f743892a54757593",
-    "delta 0da3d2e57f7538fd",
+    "delta 5df42d744680b7b2",
     "review 16f4071c121fcb8f",
-    "worker request ff9a51ae4f312495",
-    "worker reply fdc4ad36e0cc0872",
+    "worker request 1c85bddcc66218d7",
+    "worker reply 2fd4b5cc6a7cfadc",
 ];
 const EXPECT_TRANSACTIONS: [&str; 19] = [
     "transfer cd52c5a3b3ab95e4",
     "fund_node b38870609f4c4ef5",
-    "register_model 61a3e4ee57356ee6",
-    "open_rounds 034b58fb25495a5b",
-    "join_round 2da3e0a3673d783d",
-    "submit_commit 1497a5a93b0c651e",
+    "register_model 942e8b93d92ee225",
+    "open_rounds c47a00fc0119f118",
+    "join_round 9ab0931714663197",
+    "submit_commit b48f57ad284885a3",
     "review_commit 8140189cfc946ef3",
-    "attest_head 3efd10058ac865ea",
+    "attest_head ef131cf2c13341ab",
     "attest_unavailable 6b168b22b82ca80e",
     "bond 22b1bc53692db466",
     "unbond 8f66110d1e37b724",
@@ -66,6 +66,7 @@ fn documents() {
         model,
         round: 1,
         parent: Head::initial(&spec(1)).id(),
+        steps: 30,
         seed: 300,
         shards: ContentHash::of(b"shards"),
         feedback_in: ContentHash::default(),
@@ -78,6 +79,11 @@ fn documents() {
         payload_bytes: 70_000,
     };
     let review = Review { verdict: Verdict::Decline, gain: Gain { mean_ppm: -7, error_ppm: 3 } };
+    let outer = OuterState {
+        clip_norm_bits: vec![1, 2],
+        momentum: Some(ContentHash::of(b"momentum")),
+        aggregate: None,
+    };
     let file = FileName::new("suite").expect("a plain name");
     let request = WorkerRequest::Initialize { spec: spec(1), checkpoint_out: file };
     let reply = WorkerReply::Done(WorkerOutcome::Evaluated {
@@ -89,7 +95,7 @@ fn documents() {
         ("specification", hash(&spec(1))),
         ("parameters", hash(&RoundParameters::default())),
         ("head", hash(&Head::initial(&spec(1)))),
-        ("outer state", hash(&OuterState { clip_norm_bits: vec![1, 2] })),
+        ("outer state", hash(&outer)),
         ("dataset", hash(&dataset)),
         ("delta", hash(&delta)),
         ("review", hash(&review)),

@@ -7,5 +7,6 @@ mod fuzz;
 mod golden;
 mod governance;
 mod hostile;
+mod overlap;
 mod rounds;
 mod staking;

@@ -9,11 +9,12 @@ use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::entries::{Phase, Round};
 use ayni_protocol::model::{DataClass, DeltaManifest, Determinism, Head};
 use ayni_protocol::review::{Gain, Review, Verdict};
+use ayni_protocol::training::steps_seed;
 use ayni_protocol::transaction::Payload;
 
 use crate::chain::{TestChain, credits, parameters, replay, spec};
 
-const SALT: [u8; 32] = [5; 32];
+pub(crate) const SALT: [u8; 32] = [5; 32];
 
 /// What nodes do in a round.
 pub(crate) struct Script {
@@ -42,7 +43,7 @@ impl Default for Script {
     }
 }
 
-fn manifest(chain: &TestChain, round: &Round, node: usize) -> DeltaManifest {
+pub(crate) fn manifest(chain: &TestChain, round: &Round, node: usize) -> DeltaManifest {
     let author = chain.nodes[node].node.public().node_id();
     let index = round.member_index(&author).expect("a member");
     DeltaManifest {
@@ -50,7 +51,8 @@ fn manifest(chain: &TestChain, round: &Round, node: usize) -> DeltaManifest {
         model: round.model,
         round: round.index,
         parent: round.parent.id(),
-        seed: 1,
+        steps: round.parameters.inner_steps,
+        seed: steps_seed(&round.assignment_beacon, &author, round.index),
         shards: Round::shards_hash(&round.shards_of(index)),
         feedback_in: ContentHash::default(),
         feedback_out: ContentHash::default(),
@@ -63,7 +65,7 @@ fn manifest(chain: &TestChain, round: &Round, node: usize) -> DeltaManifest {
     }
 }
 
-const fn review(verdict: Verdict) -> Review {
+pub(crate) const fn review(verdict: Verdict) -> Review {
     let mean_ppm = match verdict {
         Verdict::Accept => 10_000,
         _ => -50_000,
@@ -71,7 +73,7 @@ const fn review(verdict: Verdict) -> Review {
     Review { verdict, gain: Gain { mean_ppm, error_ppm: 100 } }
 }
 
-fn head(round: &Round, tag: u8) -> Head {
+pub(crate) fn head(round: &Round, tag: u8) -> Head {
     Head {
         checkpoint: ContentHash::of(&[tag]),
         outer_state: ContentHash::of(b"outer"),
@@ -99,8 +101,8 @@ pub(crate) fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &
         for node in 0..chain.nodes.len() {
             let id = chain.nodes[node].node.public().node_id();
             let joins = script.join.contains(&node);
-            for duty in owed(&chain.view(), &id, |_| joins) {
-                act(chain, &round, node, duty, script);
+            for duty in owed(&chain.view(), &id, |m| joins && m == model) {
+                act(chain, node, duty, script);
             }
         }
         chain.step();
@@ -108,7 +110,7 @@ pub(crate) fn play(chain: &mut TestChain, model: &ModelId, index: u32, script: &
     panic!("the round does not end: {:?}", chain.round(model, index).phase);
 }
 
-fn act(chain: &mut TestChain, round: &Round, node: usize, duty: Duty, script: &Script) {
+fn act(chain: &mut TestChain, node: usize, duty: Duty, script: &Script) {
     let (id, ledger) = (chain.nodes[node].node.public().node_id(), *chain.host.chain());
     let author_of = |chain: &TestChain, contribution| {
         let author = chain.view().contribution(contribution).expect("reviewed").author;
@@ -118,13 +120,14 @@ fn act(chain: &mut TestChain, round: &Round, node: usize, duty: Duty, script: &S
         Duty::Join { model, round } if round == 1 || script.join.contains(&node) => {
             Payload::JoinRound { model, round }
         }
-        Duty::Train { model, round: index } if script.commit.contains(&node) => {
-            let content = codec::hash(&manifest(chain, round, node));
+        Duty::Commit { model, round: index, .. } if script.commit.contains(&node) => {
+            let content = codec::hash(&manifest(chain, &chain.round(&model, index), node));
             let commitment = commitment::submission(&ledger, &id, &content, &SALT);
             Payload::SubmitCommit { model, round: index, commitment }
         }
-        Duty::Submit { .. } if script.reveal.contains(&node) => {
-            Payload::Submit { manifest: Box::new(manifest(chain, round, node)), salt: SALT }
+        Duty::Submit { model, round } if script.reveal.contains(&node) => {
+            let manifest = manifest(chain, &chain.round(&model, round), node);
+            Payload::Submit { manifest: Box::new(manifest), salt: SALT }
         }
         Duty::Review { contribution, .. } => {
             let author = author_of(chain, &contribution);
@@ -143,7 +146,7 @@ fn act(chain: &mut TestChain, round: &Round, node: usize, duty: Duty, script: &S
             Payload::AttestHead {
                 model,
                 round: index,
-                head: head(round, tag),
+                head: head(&chain.round(&model, index), tag),
                 possession: Commitment::default(),
                 gain: Gain { mean_ppm: 9_000, error_ppm: 100 },
             }
@@ -159,7 +162,7 @@ fn an_honest_round_gives_a_head_and_pays_by_the_shares() {
     let model = open(&mut chain, 2, Credits::ZERO);
     let round = play(&mut chain, &model, 1, &Script::default());
     // Pins the encoding of every entry and every rule on the way.
-    assert_eq!(&crate::chain::root(&chain.state).to_string()[..16], "8a0c19016cc5b627");
+    assert_eq!(&crate::chain::root(&chain.state).to_string()[..16], "f60035b22b254d2a");
     assert_eq!(round.phase, Phase::Certified);
     assert_eq!(round.head, Some(head(&round, 0).id()));
     assert_eq!(chain.view().model(&model).expect("registered").head, head(&round, 0));

@@ -2,7 +2,7 @@
 
 use ayni_protocol::amount::{Credits, Height};
 use ayni_protocol::codec;
-use ayni_protocol::duties::owed;
+use ayni_protocol::duties::{Duty, owed};
 use ayni_protocol::host::{Refused, Standing};
 use ayni_protocol::ids::{ContentHash, ModelId};
 use ayni_protocol::ledger::entries::{DatasetStatus, Failure, Phase, ProposalStatus};
@@ -14,6 +14,7 @@ use super::{
     text, voting,
 };
 use crate::chain::{TestChain, credits, parameters, replay, root, spec};
+use crate::overlap::{self, Answer, phase, until};
 use crate::rounds::{Script, open, play};
 
 fn chain() -> TestChain {
@@ -236,6 +237,29 @@ fn a_paused_model_lets_nobody_in_and_its_run_waits() {
     assert!(took >= quick_genesis(4).parameters.voting_ms + 3_000, "no haste: {took}");
     assert_eq!(play(&mut chain, &model, 2, &Script::default()).phase, Phase::Certified);
     assert!(chain.view().model(&model).expect("registered").run.is_none());
+    assert_eq!(replay(&chain.genesis, &chain.blocks, 4), root(&chain.state));
+}
+
+#[test]
+fn a_paused_run_does_not_overlap_until_it_is_resumed() {
+    let mut chain = chain();
+    // Reviews and training last longer than the vote.
+    let model = overlap::open(&mut chain, true, 2, |p| {
+        (p.train_ms, p.review_ms) = (86_400_000, 86_400_000);
+    });
+    let everything = |_: &TestChain, _: usize, _| Answer::Do;
+    until(&mut chain, everything, |c| phase(c, &model, 1) == Some(Phase::Training));
+    adopt(&mut chain, Change::Pause { model, paused: true });
+    let no_review = |_: &TestChain, _: usize, duty| match duty {
+        Duty::Review { .. } => Answer::Nothing,
+        _ => Answer::Do,
+    };
+    until(&mut chain, no_review, |c| phase(c, &model, 1) == Some(Phase::Reviewing));
+    assert_eq!(phase(&chain, &model, 2), None);
+    adopt(&mut chain, Change::Pause { model, paused: false });
+    assert_eq!(phase(&chain, &model, 1), Some(Phase::Reviewing));
+    assert_eq!(phase(&chain, &model, 2), Some(Phase::Joining), "it opens when it may");
+    until(&mut chain, everything, |c| phase(c, &model, 2) == Some(Phase::Certified));
     assert_eq!(replay(&chain.genesis, &chain.blocks, 4), root(&chain.state));
 }
 
