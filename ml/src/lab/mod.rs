@@ -2,9 +2,12 @@
 //! whoever walks the grid can go on where it stopped.
 
 #[cfg(feature = "torch")]
+pub mod attack;
+#[cfg(feature = "torch")]
 pub mod faults;
 #[cfg(feature = "torch")]
 pub mod loss;
+pub mod merge;
 pub mod sandbox;
 
 use clap::Subcommand;
@@ -21,6 +24,11 @@ pub enum Lab {
     /// What a delta of a model weighs after a few steps of training.
     #[cfg(feature = "torch")]
     Payload(loss::payload::Options),
+    /// One robust rule against one attack on MNIST, as published.
+    #[cfg(feature = "torch")]
+    Attack(attack::Options),
+    /// What merging costs beside one pass over memory.
+    Merge(merge::Options),
     /// Confines itself as a worker does and tries to get out.
     Sandbox(sandbox::Options),
 }
@@ -32,6 +40,9 @@ pub fn run(lab: &Lab) -> Result<Figures, CommandError> {
         Lab::Loss(options) => loss::run(options),
         #[cfg(feature = "torch")]
         Lab::Payload(options) => loss::payload::run(options),
+        #[cfg(feature = "torch")]
+        Lab::Attack(options) => attack::run(options),
+        Lab::Merge(options) => merge::run(options),
         Lab::Sandbox(options) => sandbox::run(options),
     }
 }
