@@ -208,9 +208,10 @@ impl Bench<'_> {
 
     fn merge(&self, deltas: &[Option<Delta>], threads: usize) -> Checkpoint {
         let divisor = u32::try_from(deltas.len()).expect("at most 100");
+        let state = OuterState::default();
         let merger = Merger::new(Inputs {
             head: self.head,
-            state: &OuterState::default(),
+            state: &state,
             momentum: None,
             aggregate: None,
             deltas,

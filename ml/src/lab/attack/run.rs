@@ -116,7 +116,7 @@ impl Cell {
         }
         let _guard = tch::no_grad_guard();
         // The hostile rows of `sent` are what is sent, those of the momenta what was computed.
-        let sent = self.momenta.f_copy()?;
+        let sent = self.momenta.f_mul_scalar(1.0)?;
         attacks::apply(options.attack, options.rule, &sent)?;
         let iteration = u64::from(self.iteration);
         let seed = seed_of("ayni 2026 lab attack buckets v1", options.seed, iteration, 0);
