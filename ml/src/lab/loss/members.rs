@@ -59,11 +59,14 @@ impl Members<'_> {
                 Fate::Dies { part_ppm } => {
                     // What it computed is lost, so it need not be computed here. It comes back
                     // for the next round, without feedback: it missed a round (design 7.2).
-                    self.now.computed += member_bytes * u64::from(part_ppm) / 1_000_000;
+                    let died = member_bytes * u64::from(part_ppm) / 1_000_000;
+                    self.now.computed += died;
+                    self.now.died += died;
                     self.feedback[index(member)] = None;
                 }
                 Fate::Dropped => {
                     self.now.computed += member_bytes;
+                    self.now.dropped += member_bytes;
                     let outputs = self.train(round, member)?;
                     self.feedback[index(member)] = Some(outputs.feedback_rejected);
                 }

@@ -172,6 +172,10 @@ pub struct Point {
     pub computed: u64,
     /// Of these, what is in a delta that was merged.
     pub integrated: u64,
+    /// Of the rest, what is in a delta that was lost on its way,
+    pub dropped: u64,
+    /// and what members had in hand when they died.
+    pub died: u64,
     /// Bytes that a member sent, the mean of all. They received as many.
     pub sent_bytes: f64,
 }

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
 use crate::cells::{Cell, Grid};
 use crate::corpus;
 use crate::workspace::Workspace;
@@ -48,6 +47,11 @@ impl Arm {
         }
     }
 
+    /// The best of them in the recorded run.
+    pub(crate) const fn best_rate_ppm(self) -> u32 {
+        self.rates_ppm()[1]
+    }
+
     /// Inner learning rates that are tried, in ppm. Trials over a wider range put the best of each
     /// arm inside.
     const fn rates_ppm(self) -> [u32; 3] {
@@ -87,9 +91,9 @@ pub(crate) struct Plan {
 impl Plan {
     /// The million parameters: three blocks of width 160. All four arms with three rates and
     /// three seeds are 20 cells of about a minute, two at once.
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(seeds: u64, full: bool, short: bool) -> Self {
         let plan = Self {
-            workers: if options.full { 8 } else { 4 },
+            workers: if full { 8 } else { 4 },
             rounds: 20,
             steps: 30,
             batch: 4,
@@ -98,15 +102,15 @@ impl Plan {
             heads: 4,
             context: 64,
             windows: 256,
-            seeds: options.seeds,
+            seeds,
             tried: 3,
             large: true,
         };
-        if options.short { plan.short() } else { plan }
+        if short { plan.short() } else { plan }
     }
 
     /// Seconds instead of minutes.
-    pub(crate) const fn short(self) -> Self {
+    const fn short(self) -> Self {
         Self {
             rounds: 2,
             steps: 5,
@@ -144,15 +148,15 @@ impl Plan {
              --windows {windows} --learning-rate-ppm {rate_ppm} --seed {seed} {faults}",
             arm.name()
         );
-        let suffix: String = faults.replace("--", "-").replace(' ', "");
-        let name = cell_name(arm, rate_ppm, seed, workers) + &suffix;
+        let name = cell_name(arm, rate_ppm, seed, workers, faults);
         Cell::new(name, &line).with("--data", data)
     }
 }
 
-/// The name of a cell in which nothing goes wrong.
-pub(crate) fn cell_name(arm: Arm, rate_ppm: u32, seed: u64, workers: u32) -> String {
-    format!("{}-{workers}-rate{rate_ppm}-seed{seed}", arm.name())
+/// The name of a cell.
+pub(crate) fn cell_name(arm: Arm, rate_ppm: u32, seed: u64, workers: u32, faults: &str) -> String {
+    let faults = faults.replace("--", "-").replace(' ', "");
+    format!("{}-{workers}-rate{rate_ppm}-seed{seed}{faults}", arm.name())
 }
 
 /// The payload of a model of 50 million parameters after a few steps of training: what it weighs,
