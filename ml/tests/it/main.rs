@@ -1,6 +1,7 @@
 //! Tests of the public surface: encodings, merging, and the worker as a real process.
 
 mod delta;
+mod lab;
 mod merge;
 mod process;
 mod sandbox;

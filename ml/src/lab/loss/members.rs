@@ -72,7 +72,6 @@ impl Members<'_> {
                 }
                 Fate::Merged => {
                     self.now.computed += member_bytes;
-                    self.now.integrated += member_bytes;
                     let outputs = self.train(round, member)?;
                     let bytes = self.site.bytes_of(&outputs.payload)?;
                     sent += bytes * u64::from(options.workers - 1);
@@ -88,7 +87,9 @@ impl Members<'_> {
             }
         }
         self.now.sent_bytes += sent as f64 / f64::from(options.workers);
+        let merged = u64::try_from(submitted.len()).unwrap_or(u64::MAX);
         self.merge(round, submitted)?;
+        self.now.integrated += merged * member_bytes;
         self.now.loss = self.site.loss(&head(round + 1)?)?;
         Ok(())
     }

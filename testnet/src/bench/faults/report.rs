@@ -6,13 +6,13 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::loss::{Arm, Plan, Run, cell_name};
+use crate::bench::loss::{Arm, Plan, RATE_PPM, Run, cell_name};
 use crate::cells::{Grid, Range};
 
 /// Least that must be integrated of what was trained with one member dying, beside what the dead
 /// one had in hand: everything. Below this a survivor's work was lost.
 const SURVIVORS_LOSE_MAX: f64 = 0.0;
-/// The arms; their rates are the best of `bench loss`.
+/// The arms.
 const ARMS: [Arm; 2] = [Arm::Diloco, Arm::Sparse64];
 
 /// What goes wrong.
@@ -76,7 +76,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     for arm in ARMS {
         for fault in Fault::ALL {
             for seed in 1..=plan.seeds {
-                cells.push(plan.cell(arm, arm.best_rate_ppm(), seed, fault.arguments(), data)?);
+                cells.push(plan.cell(arm, RATE_PPM, seed, fault.arguments(), data)?);
             }
         }
     }
@@ -84,8 +84,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     let mut rows = Vec::new();
     for arm in ARMS {
         let runs = |fault: Fault| -> Result<Vec<Run>> {
-            let name =
-                |seed| cell_name(arm, arm.best_rate_ppm(), seed, plan.workers, fault.arguments());
+            let name = |seed| cell_name(arm, RATE_PPM, seed, plan.workers, fault.arguments());
             (1..=plan.seeds).map(|seed| results.figures(&name(seed))).collect()
         };
         let undisturbed = runs(Fault::Nothing)?;

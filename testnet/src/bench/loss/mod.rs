@@ -21,7 +21,7 @@ use crate::blobs::conclude;
 use crate::cells::Grid;
 use crate::corpus;
 use crate::workspace::Workspace;
-pub(crate) use grid::{Arm, Plan, cell_name, texts};
+pub(crate) use grid::{Arm, Plan, RATE_PPM, cell_name, texts};
 #[cfg(test)]
 pub(crate) use report::Point;
 pub(crate) use report::Run;

@@ -118,7 +118,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     eprintln!("bench loss: rates of each arm on the first seed");
     let mut cells: Vec<Cell> = Vec::new();
     for arm in Arm::ALL {
-        for rate in plan.rates_ppm(arm) {
+        for rate in plan.rates_ppm() {
             cells.push(plan.cell(arm, rate, 1, "", data)?);
         }
     }
@@ -175,7 +175,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
 /// The rate with the least loss at the end, and what all gave.
 fn best_rate(plan: &Plan, results: &Results, arm: Arm) -> Result<(u32, BTreeMap<u32, f64>)> {
     let mut tried = BTreeMap::new();
-    for rate in plan.rates_ppm(arm) {
+    for rate in plan.rates_ppm() {
         let run: Run = results.figures(&cell_name(arm, rate, 1, plan.workers, ""))?;
         tried.insert(rate, run.last()?.loss);
     }
