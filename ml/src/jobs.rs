@@ -19,16 +19,44 @@ use crate::error::JobError;
 use crate::files::JobDirectory;
 use crate::frames::{FrameError, read_frame, write_frame};
 use crate::initialize::initial_checkpoint;
+use crate::memory::Memory;
 use crate::tensors::TensorSpec;
 
 /// Where a job reports its progress. An error stops the job.
 pub type Report<'a> = dyn FnMut(Progress) -> Result<(), JobError> + 'a;
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one, or the processor.
+    Auto,
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A CUDA device.
+    Cuda(u16),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cuda = || text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => cuda().map(Self::Cuda).ok_or_else(|| "auto, cpu or cuda:NUMBER".into()),
+        }
+    }
+}
 
 /// How the worker computes.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Threads for arithmetic, at least 1.
     pub threads: u16,
+    /// The device.
+    pub device: DeviceChoice,
     /// How the process is confined.
     pub sandbox: SandboxStatus,
 }
@@ -37,6 +65,10 @@ pub struct Settings {
 pub struct Worker {
     directory: JobDirectory,
     settings: Settings,
+    #[cfg(feature = "torch")]
+    device: tch::Device,
+    #[cfg_attr(not(feature = "torch"), expect(dead_code, reason = "only training asks"))]
+    memory: Memory,
     /// The fingerprint, once computed.
     fingerprint: Option<ContentHash>,
 }
@@ -44,10 +76,38 @@ pub struct Worker {
 impl Worker {
     /// A worker. Sets up the arithmetic of the calling thread, which must be the one that runs
     /// the jobs; only one worker is made per process.
-    pub fn new(directory: JobDirectory, settings: Settings) -> Self {
+    /// Fails if the device is not there.
+    pub fn new(
+        directory: JobDirectory,
+        memory: Memory,
+        settings: Settings,
+    ) -> Result<Self, JobError> {
+        #[cfg(feature = "torch")]
+        let device = crate::torch::device::resolve(settings.device)?;
         #[cfg(feature = "torch")]
         crate::torch::prepare_thread(settings.threads);
-        Self { directory, settings, fingerprint: None }
+        #[cfg(not(feature = "torch"))]
+        if let DeviceChoice::Cuda(_) = settings.device {
+            return Err(JobError::Unsupported);
+        }
+        Ok(Self {
+            directory,
+            settings,
+            #[cfg(feature = "torch")]
+            device,
+            memory,
+            fingerprint: None,
+        })
+    }
+
+    #[cfg(feature = "torch")]
+    fn machine(&self) -> crate::torch::Machine<'_> {
+        crate::torch::Machine {
+            directory: &self.directory,
+            threads: self.settings.threads,
+            device: self.device,
+            memory: &self.memory,
+        }
     }
 
     /// Answers requests until the input ends or the daemon is gone. Fails on a broken stream.
@@ -122,26 +182,26 @@ impl Worker {
                 crate::merge::job::run(&self.directory, &job, self.settings.threads)
             }
             WorkerRequest::Compress(job) => crate::delta::job::run(&self.directory, &job),
-            WorkerRequest::Replay(_)
-            | WorkerRequest::Import(_)
-            | WorkerRequest::Export(_)
-            | WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
+            WorkerRequest::Import(job) => crate::huggingface::import(&self.directory, &job),
+            WorkerRequest::Export(job) => crate::huggingface::export(&self.directory, &job),
+            WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
             #[cfg(feature = "torch")]
-            WorkerRequest::Train(job) => {
-                let threads = self.settings.threads;
-                crate::torch::train::run(&self.directory, &job, threads, report)
-            }
+            WorkerRequest::Train(job) => crate::torch::train::run(&self.machine(), &job, report),
+            #[cfg(feature = "torch")]
+            WorkerRequest::Replay(job) => crate::torch::replay::run(&self.machine(), &job, report),
             #[cfg(feature = "torch")]
             WorkerRequest::Evaluate(job) => {
-                let threads = self.settings.threads;
-                crate::torch::evaluate::run(&self.directory, &job, threads, report)
+                crate::torch::evaluate::run(&self.machine(), &job, report)
             }
             #[cfg(feature = "torch")]
             WorkerRequest::Generate(job) => {
                 crate::torch::generate::run(&self.directory, &job, report)
             }
             #[cfg(not(feature = "torch"))]
-            WorkerRequest::Train(_) | WorkerRequest::Evaluate(_) | WorkerRequest::Generate(_) => {
+            WorkerRequest::Train(_)
+            | WorkerRequest::Replay(_)
+            | WorkerRequest::Evaluate(_)
+            | WorkerRequest::Generate(_) => {
                 let _ = report;
                 Err(JobError::Unsupported)
             }
@@ -151,17 +211,38 @@ impl Worker {
     fn describe(&mut self) -> Result<WorkerOutcome, JobError> {
         let fingerprint = match self.fingerprint {
             Some(fingerprint) => fingerprint,
-            None => fingerprint()?,
+            None => self.compute_fingerprint()?,
         };
         self.fingerprint = Some(fingerprint);
         Ok(WorkerOutcome::Described(WorkerDescription {
             protocol_version: WORKER_PROTOCOL_VERSION,
             version: version(),
-            device: format!("cpu, {} thread(s)", self.settings.threads),
+            device: self.describe_device(),
             fingerprint,
             torch: cfg!(feature = "torch"),
             sandbox: self.settings.sandbox,
         }))
+    }
+
+    #[cfg(feature = "torch")]
+    fn compute_fingerprint(&self) -> Result<ContentHash, JobError> {
+        crate::torch::fingerprint::fingerprint(self.device)
+    }
+
+    /// Without libtorch everything is exact, so all such workers compute alike.
+    #[cfg(not(feature = "torch"))]
+    fn compute_fingerprint(&self) -> Result<ContentHash, JobError> {
+        Ok(ContentHash::of(b"ayni worker without torch, version 1"))
+    }
+
+    #[cfg(feature = "torch")]
+    fn describe_device(&self) -> String {
+        self.machine().describe()
+    }
+
+    #[cfg(not(feature = "torch"))]
+    fn describe_device(&self) -> String {
+        format!("cpu, {} thread(s)", self.settings.threads)
     }
 
     fn initialize(&self, spec: &ModelSpec, out: &FileName) -> Result<WorkerOutcome, JobError> {
@@ -171,17 +252,6 @@ impl Worker {
         let checkpoint = ContentHash::of(&bytes);
         Ok(WorkerOutcome::Initialized { checkpoint, parameters: spec.parameters() })
     }
-}
-
-#[cfg(feature = "torch")]
-fn fingerprint() -> Result<ContentHash, JobError> {
-    crate::torch::fingerprint::fingerprint()
-}
-
-/// Without libtorch everything is exact, so all such workers compute alike.
-#[cfg(not(feature = "torch"))]
-fn fingerprint() -> Result<ContentHash, JobError> {
-    Ok(ContentHash::of(b"ayni worker without torch, version 1"))
 }
 
 fn version() -> String {

@@ -29,6 +29,7 @@ pub mod join;
 pub mod keys;
 pub mod ledger;
 pub mod limits;
+pub mod merkle;
 pub mod model;
 pub mod proof;
 mod remembered;

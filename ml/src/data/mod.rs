@@ -8,9 +8,11 @@
 //! Deliberately absent: caches, threads that read ahead. Reading a batch takes microseconds
 //! beside the milliseconds of its step.
 
+mod documents;
 mod files;
 mod permute;
 pub mod records;
+pub mod suite;
 pub mod text;
 pub mod tokens;
 
@@ -19,6 +21,7 @@ use thiserror::Error;
 
 use crate::error::JobError;
 
+pub use documents::DocumentTokens;
 pub use files::Shards;
 pub use permute::permute;
 pub use tokens::Tokenize;

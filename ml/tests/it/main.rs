@@ -6,4 +6,6 @@ mod merge;
 mod process;
 mod sandbox;
 mod support;
+#[cfg(feature = "torch")]
+mod train;
 mod worker;

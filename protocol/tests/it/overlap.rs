@@ -367,6 +367,7 @@ fn manifests_of_late_deltas_are_those_of_the_round_before() {
             forged(|m| m.shards = ContentHash::default()),
             Rejection::Mismatch("the list of assigned shards"),
         ),
+        (forged(|m| m.seed ^= 1), Rejection::Mismatch("the seed")),
         (forged(|m| m.steps = 1), Rejection::Unknown("commitment")),
     ] {
         assert_eq!(chain.try_now(3, payload), Err(expect));

@@ -3,7 +3,7 @@
 
 use protocol::ids::Beacon;
 use protocol::training::Draw;
-use tch::{Device, Reduction};
+use tch::Device;
 
 use super::site::{Site, name, text_name};
 use super::{Options, Point, ring_bytes};
@@ -12,8 +12,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::JobError;
 use crate::figures::CommandError;
 use crate::tensors::{index, tensor_specs};
+use crate::torch::backward::gradients;
 use crate::torch::model::{self, Batch, Model, windows_tensor};
-use crate::torch::optimizer::AdamW;
+use crate::torch::optimizer::Optimizer;
 
 /// Runs as many steps as the rounds have and measures where they end. AdamW keeps its state
 /// throughout.
@@ -31,8 +32,7 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
     let precision = parameters.precision;
     let how = model::Options { trainable: true, device: Device::Cpu, precision };
     let model = Model::new(&site.spec, &checkpoint, None, how)?;
-    let decay = ratio(parameters.weight_decay_ppm);
-    let mut optimizer = AdamW::new(&model, decay).map_err(JobError::from)?;
+    let mut optimizer = Optimizer::new(&model, &parameters).map_err(JobError::from)?;
     let mut now = Point { loss: site.loss(&first)?, ..Point::default() };
     let mut curve = vec![now];
     let step_bytes =
@@ -58,7 +58,7 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
 /// One step on windows of every member.
 fn take(
     model: &Model,
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     texts: &mut [Windows],
     batch: u32,
     context: usize,
@@ -71,11 +71,11 @@ fn take(
         }
     }
     let windows = Batch::of_windows(&windows_tensor(&bytes, context + 1)?)?;
-    let loss = model.loss(&windows, Reduction::Mean)?;
-    if !loss.f_double_value(&[])?.is_finite() {
+    let (loss, gradients) = gradients(model, &windows, 0, false)?;
+    if !loss.is_finite() {
         return Err(JobError::Diverged("the loss is not finite"));
     }
-    optimizer.step(model, &loss, rate)?;
+    optimizer.step(model, &gradients, rate)?;
     Ok(())
 }
 

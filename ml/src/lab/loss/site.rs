@@ -16,7 +16,8 @@ use protocol::worker::{
 use super::Options;
 use crate::figures::CommandError;
 use crate::files::JobDirectory;
-use crate::jobs::{Settings, Worker};
+use crate::jobs::{DeviceChoice, Settings, Worker};
+use crate::memory::Memory;
 
 /// Threads of a cell: whoever runs a grid starts as many cells as there are cores.
 const THREADS: u16 = 1;
@@ -72,8 +73,13 @@ impl Site {
         let windows = report_windows(&spec, options.windows);
         let worker = Worker::new(
             directory,
-            Settings { threads: THREADS, sandbox: SandboxStatus::default() },
-        );
+            Memory::open(),
+            Settings {
+                threads: THREADS,
+                device: DeviceChoice::Cpu,
+                sandbox: SandboxStatus::default(),
+            },
+        )?;
         let mut site = Self { worker, folder, spec, parameters, windows };
         let checkpoint_out = name("head-0")?;
         site.job(WorkerRequest::Initialize { spec: site.spec.clone(), checkpoint_out })?;

@@ -4,6 +4,8 @@
 //! Small files under `data/duties/<model>/<round>/`, each written to a temporary name, synced
 //! and renamed, so that a note is there whole or not at all.
 
+pub mod run;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,9 @@ use serde::{Deserialize, Serialize};
 
 /// Rounds whose notes are kept; the last one holds the error feedback.
 const ROUNDS_KEPT: u32 = 4;
+
+/// Rounds whose training can still be asked for: the one before may be under review.
+const RUNS_KEPT: u32 = 1;
 
 /// What is attested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +129,8 @@ impl Notes {
             let round = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
             if round.is_some_and(|round| round.saturating_add(ROUNDS_KEPT) < current) {
                 fs::remove_dir_all(entry.path())?;
+            } else if round.is_some_and(|round| round.saturating_add(RUNS_KEPT) < current) {
+                run::forget(&entry.path().join("run"))?;
             }
         }
         Ok(())
