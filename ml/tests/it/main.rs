@@ -2,6 +2,7 @@
 
 mod delta;
 mod delta_fuzz;
+mod lab;
 mod merge;
 #[cfg(feature = "torch")]
 mod models;
