@@ -39,6 +39,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// What happened.
+    #[cfg(test)]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// With an exit code and what happened.
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None, reason: None, rejection: None }

@@ -30,14 +30,19 @@ pub fn count(value: usize) -> f64 {
     value as f64
 }
 
-/// Square root of the sum of squares, in `f64`, in the order given; at most `f32::MAX`, so that
-/// finite values have a finite norm.
-pub fn norm(values: impl Iterator<Item = f32>) -> f32 {
-    let sum = values.fold(0.0, |sum, x| {
-        let x = f64::from(x);
-        sum + x * x
-    });
-    narrow(sum.sqrt()).min(f32::MAX)
+/// The nearest finite bfloat16 number, ties to even, as its bits: the upper half of an `f32`.
+pub fn to_bfloat16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let half = 0x7fff + (bits >> 16 & 1);
+    let [_, _, low, high] = bits.saturating_add(half).to_le_bytes();
+    let rounded = u16::from_le_bytes([low, high]);
+    // The largest numbers would be rounded to infinity, of either sign.
+    if value.is_finite() && rounded & 0x7fff == 0x7f80 { rounded - 1 } else { rounded }
+}
+
+/// A bfloat16 number as an `f32`, exactly.
+pub fn from_bfloat16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// Whether this processor, as set up now, keeps denormals and rounds to nearest even.
@@ -86,8 +91,20 @@ mod tests {
     }
 
     #[test]
-    fn norms_are_plain() {
-        assert_eq!(norm([3.0, -4.0].into_iter()), 5.0);
-        assert_eq!(norm(std::iter::empty()), 0.0);
+    fn bfloat16_rounds_to_nearest_even() {
+        let round = |value: f32| from_bfloat16(to_bfloat16(value));
+        // Eight significant bits: the step above 1 is 2^-7.
+        for (value, expect) in [
+            (1.0, 1.0),
+            (1.0 + 1.0 / 256.0, 1.0),
+            (1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
+            (-1.0 - 1.1 / 256.0, -1.0 - 2.0 / 256.0),
+            (1e-40, 1.010_198_6e-40),
+        ] {
+            assert_eq!(round(value).to_bits(), f32::to_bits(expect), "{value}");
+        }
+        assert!(round(f32::MAX).is_finite() && round(-f32::MAX).is_finite());
+        assert_eq!(round(-f32::MAX), -round(f32::MAX));
+        assert_eq!(to_bfloat16(-0.0), 0x8000);
     }
 }

@@ -5,6 +5,7 @@ use protocol::worker::{FailureKind, WorkerFailure};
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::data::DataError;
 use crate::delta::DeltaError;
 use crate::files::FileError;
 use crate::merge::MergeError;
@@ -44,6 +45,12 @@ pub enum JobError {
     /// The texts cannot be trained on.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// The shards cannot be read as examples.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// More memory than there is.
+    #[error("{0}")]
+    Memory(String),
     /// The loss or the weights left the finite numbers.
     #[error("training diverged: {0}")]
     Diverged(&'static str),
@@ -69,12 +76,14 @@ impl JobError {
             return FailureKind::OutOfMemory;
         }
         match self {
+            Self::Memory(_) => FailureKind::OutOfMemory,
             Self::Merge(MergeError::Float(_)) => FailureKind::Internal,
             Self::Request(_)
             | Self::Checkpoint { .. }
             | Self::Delta { .. }
             | Self::Merge(_)
             | Self::Sample(_)
+            | Self::Data(_)
             | Self::Diverged(_) => FailureKind::BadInput,
             Self::File(error) if error.is_bad_input() => FailureKind::BadInput,
             Self::Unsupported => FailureKind::Unsupported,

@@ -5,7 +5,7 @@
 
 use crate::arithmetic::{narrow, ratio};
 use crate::checkpoint::Checkpoint;
-use crate::delta::Delta;
+use crate::delta::{CHUNK, Delta};
 
 /// Δ = θ - θᵢ: what training changed, downhill positive.
 pub fn difference(before: &Checkpoint, after: &Checkpoint) -> Checkpoint {
@@ -21,8 +21,8 @@ pub fn compensate(delta: &Checkpoint, feedback: &Checkpoint, decay_ppm: u32) -> 
 /// a - Δ̂: what is left over once the delta has been accepted.
 pub fn residual(mut compensated: Checkpoint, sent: &Delta) -> Checkpoint {
     for (tensor, sent) in compensated.tensors.iter_mut().zip(&sent.tensors) {
-        for (index, value) in sent.entries() {
-            tensor.values[index] -= value;
+        for (chunk, values) in tensor.values.chunks_mut(CHUNK).enumerate() {
+            sent.visit(chunk, |position, value| values[position] -= value);
         }
     }
     compensated
@@ -43,7 +43,10 @@ fn combine(a: &Checkpoint, b: &Checkpoint, op: impl Fn(f32, f32) -> f32) -> Chec
 
 #[cfg(test)]
 mod tests {
+    use protocol::model::RoundParameters;
+
     use super::*;
+    use crate::delta::Plan;
     use crate::initialize::initial_checkpoint;
     use crate::tensors::tensor_specs;
     use crate::tensors::tests::spec;
@@ -56,7 +59,9 @@ mod tests {
         assert_eq!(difference(&dense, &zero), dense);
         assert_eq!(compensate(&dense, &zero, 950_000), dense);
 
-        let sent = Delta::compress(&dense, 256).expect("finite");
+        let specs = tensor_specs(&spec);
+        let plan = Plan::new(&specs, &RoundParameters::default(), 0, 0);
+        let sent = Delta::compress(&dense, &plan).expect("finite");
         let rest = residual(dense.clone(), &sent);
         let again = compensate(&rest, &dense, 0);
         for (tensor, sent) in again.tensors.iter().zip(&sent.tensors) {

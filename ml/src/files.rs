@@ -5,7 +5,7 @@
 //! a file under its own name is whole. They are not synced; the daemon copies what it keeps.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -113,6 +113,17 @@ impl JobDirectory {
     }
 
     fn write_in(&self, name: &FileName, bytes: &[u8]) -> Result<(), std::io::Error> {
+        let mut pending = self.create_in(name)?;
+        pending.write_all(bytes)?;
+        pending.commit_in(false)
+    }
+
+    /// Begins a file that is written piece by piece and appears under its name when committed.
+    pub fn create(&self, name: &FileName) -> Result<Pending<'_>, FileError> {
+        self.create_in(name).map_err(|source| io_error(name, source))
+    }
+
+    fn create_in(&self, name: &FileName) -> Result<Pending<'_>, std::io::Error> {
         // A leading dot: no `FileName` collides with it. A killed worker may have left one.
         let temporary = format!(".{}.tmp", name.as_str());
         match rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty()) {
@@ -123,9 +134,55 @@ impl JobDirectory {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = rustix::fs::openat(&self.directory, &temporary, flags, mode)?;
-        File::from(file).write_all(bytes)?;
-        rustix::fs::renameat(&self.directory, &temporary, &self.directory, name.as_str())?;
+        let file = BufWriter::new(File::from(file));
+        Ok(Pending { directory: &self.directory, name: name.clone(), temporary, file })
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &FileName) -> Result<(), FileError> {
+        match rustix::fs::unlinkat(&self.directory, name.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(io_error(name, errno.into())),
+        }
+    }
+}
+
+/// A file that is being written. Dropped without a commit, it leaves only its temporary name.
+pub struct Pending<'a> {
+    directory: &'a OwnedFd,
+    name: FileName,
+    temporary: String,
+    file: BufWriter<File>,
+}
+
+impl Pending<'_> {
+    /// Gives the file its name. With `durable` it survives a power cut from here on.
+    pub fn commit(self, durable: bool) -> Result<(), FileError> {
+        let name = self.name.clone();
+        self.commit_in(durable).map_err(|source| io_error(&name, source))
+    }
+
+    fn commit_in(mut self, durable: bool) -> Result<(), std::io::Error> {
+        self.file.flush()?;
+        if durable {
+            self.file.get_ref().sync_data()?;
+        }
+        let name = self.name.as_str();
+        rustix::fs::renameat(self.directory, &self.temporary, self.directory, name)?;
+        if durable {
+            rustix::fs::fsync(self.directory)?;
+        }
         Ok(())
+    }
+}
+
+impl Write for Pending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -155,6 +212,14 @@ mod tests {
         assert!(matches!(files.read(&name("link"), 9), Err(FileError::Open { .. })));
         std::fs::create_dir(folder.path().join("dir")).expect("made");
         assert!(matches!(files.read(&name("dir"), 9), Err(FileError::NotRegular { .. })));
+        let mut pending = files.create(&name("c")).expect("begun");
+        pending.write_all(b"pieces").expect("written");
+        assert!(files.file(&name("c")).is_err(), "not there before it is whole");
+        pending.commit(true).expect("committed");
+        assert_eq!(files.read(&name("c"), 6).expect("read"), b"pieces");
+        files.remove(&name("c")).expect("removed");
+        files.remove(&name("c")).expect("nothing to remove");
+
         let left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").collect();
         assert_eq!(left.len(), 3, "no temporary files stay");
     }

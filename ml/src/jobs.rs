@@ -7,33 +7,56 @@
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use protocol::codec;
 use protocol::ids::ContentHash;
-use protocol::limits;
 use protocol::model::{ModelSpec, RoundParameters};
 use protocol::worker::{
-    CompressJob, CompressOutcome, FileName, MergeJob, Progress, SandboxStatus, SubmittedDelta,
-    WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome, WorkerReply, WorkerRequest,
+    FileName, Progress, SandboxStatus, WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome,
+    WorkerReply, WorkerRequest,
 };
 
 use crate::checkpoint::Checkpoint;
-use crate::delta::{self, Delta, DeltaError};
 use crate::error::JobError;
-use crate::feedback;
 use crate::files::JobDirectory;
 use crate::frames::{FrameError, read_frame, write_frame};
 use crate::initialize::initial_checkpoint;
-use crate::merge::{Merger, parse_outer_state};
-use crate::tensors::{TensorSpec, tensor_specs};
+use crate::memory::Memory;
+use crate::tensors::TensorSpec;
 
 /// Where a job reports its progress. An error stops the job.
 pub type Report<'a> = dyn FnMut(Progress) -> Result<(), JobError> + 'a;
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one, or the processor.
+    Auto,
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A CUDA device.
+    Cuda(u16),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cuda = || text.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => cuda().map(Self::Cuda).ok_or_else(|| "auto, cpu or cuda:NUMBER".into()),
+        }
+    }
+}
 
 /// How the worker computes.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Threads for arithmetic, at least 1.
     pub threads: u16,
+    /// The device.
+    pub device: DeviceChoice,
     /// How the process is confined.
     pub sandbox: SandboxStatus,
 }
@@ -42,6 +65,10 @@ pub struct Settings {
 pub struct Worker {
     directory: JobDirectory,
     settings: Settings,
+    #[cfg(feature = "torch")]
+    device: tch::Device,
+    #[cfg_attr(not(feature = "torch"), expect(dead_code, reason = "only training asks"))]
+    memory: Memory,
     /// The fingerprint, once computed.
     fingerprint: Option<ContentHash>,
 }
@@ -49,10 +76,38 @@ pub struct Worker {
 impl Worker {
     /// A worker. Sets up the arithmetic of the calling thread, which must be the one that runs
     /// the jobs; only one worker is made per process.
-    pub fn new(directory: JobDirectory, settings: Settings) -> Self {
+    /// Fails if the device is not there.
+    pub fn new(
+        directory: JobDirectory,
+        memory: Memory,
+        settings: Settings,
+    ) -> Result<Self, JobError> {
+        #[cfg(feature = "torch")]
+        let device = crate::torch::device::resolve(settings.device)?;
         #[cfg(feature = "torch")]
         crate::torch::prepare_thread(settings.threads);
-        Self { directory, settings, fingerprint: None }
+        #[cfg(not(feature = "torch"))]
+        if let DeviceChoice::Cuda(_) = settings.device {
+            return Err(JobError::Unsupported);
+        }
+        Ok(Self {
+            directory,
+            settings,
+            #[cfg(feature = "torch")]
+            device,
+            memory,
+            fingerprint: None,
+        })
+    }
+
+    #[cfg(feature = "torch")]
+    fn machine(&self) -> crate::torch::Machine<'_> {
+        crate::torch::Machine {
+            directory: &self.directory,
+            threads: self.settings.threads,
+            device: self.device,
+            memory: &self.memory,
+        }
     }
 
     /// Answers requests until the input ends or the daemon is gone. Fails on a broken stream.
@@ -122,27 +177,31 @@ impl Worker {
             WorkerRequest::Initialize { spec, checkpoint_out } => {
                 self.initialize(&spec, &checkpoint_out)
             }
-            WorkerRequest::Merge(job) => self.merge(&job),
-            WorkerRequest::Compress(job) => self.compress(&job),
-            WorkerRequest::Replay(_)
-            | WorkerRequest::Import(_)
-            | WorkerRequest::Export(_)
-            | WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
-            #[cfg(feature = "torch")]
-            WorkerRequest::Train(job) => {
-                let threads = self.settings.threads;
-                crate::torch::train::run(&self.directory, &job, threads, report)
+            WorkerRequest::Compare(job) => crate::compare::run(&self.directory, &job),
+            WorkerRequest::Merge(job) => {
+                crate::merge::job::run(&self.directory, &job, self.settings.threads)
             }
+            WorkerRequest::Compress(job) => crate::delta::job::run(&self.directory, &job),
+            WorkerRequest::Import(job) => crate::huggingface::import(&self.directory, &job),
+            WorkerRequest::Export(job) => crate::huggingface::export(&self.directory, &job),
+            WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
+            #[cfg(feature = "torch")]
+            WorkerRequest::Train(job) => crate::torch::train::run(&self.machine(), &job, report),
+            #[cfg(feature = "torch")]
+            WorkerRequest::Replay(job) => crate::torch::replay::run(&self.machine(), &job, report),
             #[cfg(feature = "torch")]
             WorkerRequest::Evaluate(job) => {
-                crate::torch::evaluate::run(&self.directory, &job, report)
+                crate::torch::evaluate::run(&self.machine(), &job, report)
             }
             #[cfg(feature = "torch")]
             WorkerRequest::Generate(job) => {
                 crate::torch::generate::run(&self.directory, &job, report)
             }
             #[cfg(not(feature = "torch"))]
-            WorkerRequest::Train(_) | WorkerRequest::Evaluate(_) | WorkerRequest::Generate(_) => {
+            WorkerRequest::Train(_)
+            | WorkerRequest::Replay(_)
+            | WorkerRequest::Evaluate(_)
+            | WorkerRequest::Generate(_) => {
                 let _ = report;
                 Err(JobError::Unsupported)
             }
@@ -152,17 +211,38 @@ impl Worker {
     fn describe(&mut self) -> Result<WorkerOutcome, JobError> {
         let fingerprint = match self.fingerprint {
             Some(fingerprint) => fingerprint,
-            None => fingerprint()?,
+            None => self.compute_fingerprint()?,
         };
         self.fingerprint = Some(fingerprint);
         Ok(WorkerOutcome::Described(WorkerDescription {
             protocol_version: WORKER_PROTOCOL_VERSION,
             version: version(),
-            device: format!("cpu, {} thread(s)", self.settings.threads),
+            device: self.describe_device(),
             fingerprint,
             torch: cfg!(feature = "torch"),
             sandbox: self.settings.sandbox,
         }))
+    }
+
+    #[cfg(feature = "torch")]
+    fn compute_fingerprint(&self) -> Result<ContentHash, JobError> {
+        crate::torch::fingerprint::fingerprint(self.device)
+    }
+
+    /// Without libtorch everything is exact, so all such workers compute alike.
+    #[cfg(not(feature = "torch"))]
+    fn compute_fingerprint(&self) -> Result<ContentHash, JobError> {
+        Ok(ContentHash::of(b"ayni worker without torch, version 1"))
+    }
+
+    #[cfg(feature = "torch")]
+    fn describe_device(&self) -> String {
+        self.machine().describe()
+    }
+
+    #[cfg(not(feature = "torch"))]
+    fn describe_device(&self) -> String {
+        format!("cpu, {} thread(s)", self.settings.threads)
     }
 
     fn initialize(&self, spec: &ModelSpec, out: &FileName) -> Result<WorkerOutcome, JobError> {
@@ -172,80 +252,6 @@ impl Worker {
         let checkpoint = ContentHash::of(&bytes);
         Ok(WorkerOutcome::Initialized { checkpoint, parameters: spec.parameters() })
     }
-
-    fn merge(&self, job: &MergeJob) -> Result<WorkerOutcome, JobError> {
-        check_architecture(&job.spec)?;
-        check_parameters(&job.parameters)?;
-        let specs = tensor_specs(&job.spec);
-        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
-        let state = self.directory.read(&job.outer.state, outer_state_bytes_max())?;
-        let state = parse_outer_state(&state)?;
-        let deltas = read_deltas(&self.directory, &job.submitted, &specs, &job.parameters)?;
-        let mut decoded = Vec::with_capacity(deltas.len());
-        for (delta, submitted) in deltas.into_iter().zip(&job.submitted) {
-            match delta {
-                Ok(delta) => decoded.push(Some(delta)),
-                // Counts for nothing, as it did when reviewers evaluated.
-                Err(_) if submitted.weight_ppm == 0 => decoded.push(None),
-                Err(source) => {
-                    let name = submitted.payload.as_str().to_owned();
-                    return Err(JobError::Delta { name, source });
-                }
-            }
-        }
-        let merger = Merger::new(&head, &state, &decoded, &job.parameters, job.divisor)?;
-        let weights: Vec<u32> = job.submitted.iter().map(|delta| delta.weight_ppm).collect();
-        let checkpoint = merger.merge(&weights)?.to_bytes();
-        let outer_state = codec::encode(&merger.outer_state());
-        self.directory.write(&job.checkpoint_out, &checkpoint)?;
-        self.directory.write(&job.outer_out.state, &outer_state)?;
-        Ok(WorkerOutcome::Merged {
-            checkpoint: ContentHash::of(&checkpoint),
-            outer_state: ContentHash::of(&outer_state),
-            momentum: None,
-            aggregate: None,
-        })
-    }
-
-    fn compress(&self, job: &CompressJob) -> Result<WorkerOutcome, JobError> {
-        check_architecture(&job.spec)?;
-        check_parameters(&job.parameters)?;
-        let specs = tensor_specs(&job.spec);
-        let head = read_checkpoint(&self.directory, &job.checkpoint, &specs)?;
-        let trained = read_checkpoint(&self.directory, &job.trained, &specs)?;
-        let error = match &job.feedback {
-            Some(name) => read_checkpoint(&self.directory, name, &specs)?,
-            None => Checkpoint::zeros(&specs),
-        };
-        let change = feedback::difference(&head, &trained);
-        let dense = feedback::compensate(&change, &error, job.parameters.feedback_decay_ppm);
-        let name = job.outputs.payload.as_str().to_owned();
-        let failed = |source| JobError::Delta { name: name.clone(), source };
-        let keep = job.parameters.keep_per_chunk;
-        let sent = Delta::compress(&dense, keep).map_err(failed)?;
-        let payload = delta::encode(&sent, &specs, keep).map_err(failed)?;
-        self.directory.write(&job.outputs.feedback_rejected, &dense.to_bytes())?;
-        let rest = feedback::residual(dense, &sent);
-        self.directory.write(&job.outputs.feedback_accepted, &rest.to_bytes())?;
-        self.directory.write(&job.outputs.payload, &payload)?;
-        Ok(WorkerOutcome::Compressed(CompressOutcome {
-            payload: ContentHash::of(&payload),
-            payload_bytes: u64::try_from(payload.len()).unwrap_or(u64::MAX),
-            values_sent: u64::try_from(sent.len()).unwrap_or(u64::MAX),
-            privacy: None,
-        }))
-    }
-}
-
-#[cfg(feature = "torch")]
-fn fingerprint() -> Result<ContentHash, JobError> {
-    crate::torch::fingerprint::fingerprint()
-}
-
-/// Without libtorch everything is exact, so all such workers compute alike.
-#[cfg(not(feature = "torch"))]
-fn fingerprint() -> Result<ContentHash, JobError> {
-    Ok(ContentHash::of(b"ayni worker without torch, version 1"))
 }
 
 fn version() -> String {
@@ -279,28 +285,4 @@ pub fn read_checkpoint(
     let bytes = directory.read(name, max)?;
     Checkpoint::from_bytes(&bytes, specs)
         .map_err(|source| JobError::Checkpoint { name: name.as_str().to_owned(), source })
-}
-
-/// Reads and decodes deltas. A file that cannot be read fails the job; one that cannot be decoded
-/// is its author's fault and comes back as such.
-pub fn read_deltas(
-    directory: &JobDirectory,
-    submitted: &[SubmittedDelta],
-    specs: &[TensorSpec],
-    parameters: &RoundParameters,
-) -> Result<Vec<Result<Delta, DeltaError>>, JobError> {
-    submitted
-        .iter()
-        .map(|delta| {
-            let bytes = directory.read(&delta.payload, limits::DELTA_BYTES_MAX)?;
-            Ok(delta::decode(&bytes, specs, parameters.keep_per_chunk))
-        })
-        .collect()
-}
-
-/// Cap on an outer state's file.
-pub fn outer_state_bytes_max() -> u64 {
-    use protocol::codec::Canonical;
-    let max = protocol::model::OuterState::BYTES_MAX;
-    u64::try_from(max).unwrap_or(u64::MAX)
 }

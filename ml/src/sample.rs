@@ -58,6 +58,12 @@ impl Windows {
     }
 }
 
+/// The random stream of one step of a run: any step can be drawn without those before it.
+pub fn step_stream(seed: u64, step: u64) -> ChaCha20Rng {
+    let key = derive("ayni 2026 step windows v1", &[&seed.to_le_bytes(), &step.to_le_bytes()]);
+    ChaCha20Rng::from_seed(key)
+}
+
 /// A uniform number below `bound`, which is not zero: draws that would favour the low remainders
 /// are thrown away.
 pub fn below(stream: &mut impl Rng, bound: u64) -> u64 {

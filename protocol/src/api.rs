@@ -52,6 +52,8 @@
 //! | `GET /v1/models/{id or name}` | | [`Model`] |
 //! | `POST /v1/models/{id or name}/generate` | [`GenerateRequest`] | server-sent [`GenerateEvent`]s |
 //! | `POST /v1/models/{id or name}/evaluate` | [`EvaluateRequest`] | [`JobStarted`] |
+//! | `POST /v1/models/{id or name}/export` | [`ExportRequest`] | [`JobStarted`] |
+//! | `POST /v1/models/{id or name}/compare` | [`CompareRequest`] | [`JobStarted`] |
 //! | `POST /v1/rounds` | [`OpenRoundsRequest`] | [`RoundsOpened`] |
 //! | `GET /v1/rounds` | [`RoundsQuery`] | [`Rounds`] |
 //! | `POST /v1/train/join` | [`TrainJoinRequest`] | [`TrainStatus`] |
@@ -106,8 +108,9 @@ pub use governance::{
 };
 pub use jobs::{JobId, JobKind, JobProgress, JobResult, JobStarted, JobState, JobStatus};
 pub use models::{
-    CreateModelRequest, EvaluateRequest, GenerateDone, GenerateEvent, GenerateRequest, HeadChoice,
-    Model, ModelRef, ModelRefError, Models,
+    CompareRequest, CreateModelRequest, EvaluateRequest, ExportRequest, ExportedFile, GenerateDone,
+    GenerateEvent, GenerateRequest, HeadChoice, Model, ModelOrigin, ModelRef, ModelRefError,
+    Models, TensorChange,
 };
 pub use node::{
     Direction, JoinStringReply, NodeEvent, Peer, Peers, Role, Status, Stopping, WorkerState,

@@ -94,8 +94,9 @@ pub const MEDIA_TYPE_BYTES_MAX: usize = 127;
 
 /// Parameters of one model in this version.
 pub const MODEL_PARAMETERS_MAX: u64 = 1_000_000_000;
-/// One encoded delta; 8 bytes per parameter of a 4M-parameter model, far above any sparse one.
-pub const DELTA_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// One encoded delta of whatever model: all values of the largest at two bits, or of 134 million
+/// parameters as f32. What a round's deltas can have follows from model and parameters.
+pub const DELTA_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Models on the ledger.
 pub const MODELS_MAX: usize = 1_024;
 /// Datasets on the ledger; a round's entry lists them all.

@@ -81,6 +81,8 @@ pub enum WorkerRequest {
     Export(ExportJob),
     /// Files of a known format become shards.
     Ingest(IngestJob),
+    /// How two checkpoints of a model differ.
+    Compare(CompareJob),
 }
 
 impl Canonical for WorkerRequest {
@@ -355,6 +357,32 @@ pub struct ExportJob {
     pub weights_out: FileName,
 }
 
+/// Comparison of two checkpoints. Exact: plain Rust, no libtorch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareJob {
+    /// The model.
+    pub spec: ModelSpec,
+    /// The earlier checkpoint.
+    pub from: FileName,
+    /// The later checkpoint.
+    pub to: FileName,
+}
+
+/// How a tensor changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorChange {
+    /// The tensor.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u32>,
+    /// Euclidean norm before, in millionths.
+    pub norm_before_micro: u64,
+    /// Euclidean norm of the change, in millionths.
+    pub norm_change_micro: u64,
+    /// Values that are not the same.
+    pub values_changed: u64,
+}
+
 /// Format of files that become shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -509,6 +537,11 @@ pub enum WorkerOutcome {
     Exported,
     /// The shards were written.
     Ingested(IngestOutcome),
+    /// How the tensors changed, in name order.
+    Compared {
+        /// One per tensor.
+        tensors: Vec<TensorChange>,
+    },
 }
 
 /// What compressing gives.

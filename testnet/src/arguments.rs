@@ -92,6 +92,8 @@ pub enum Bench {
     Ledger(bench::ledger::Options),
     /// How fast blobs move, beside raw libp2p and iroh-blobs, and from several providers at once.
     Blobs(bench::blobs::Options),
+    /// How well members learn together, and with how many bytes, beside data-parallel AdamW.
+    Loss(bench::loss::Options),
 }
 
 /// The network to run.

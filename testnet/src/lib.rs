@@ -11,6 +11,7 @@ pub mod arguments;
 pub mod baseline;
 pub mod bench;
 pub mod blobs;
+mod cells;
 pub mod corpus;
 pub mod crash;
 pub mod crash_store;

@@ -29,6 +29,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Blobs(options) } => {
             bench::blobs::run(&Workspace::find()?, &options)
         }
+        Command::Bench { what: Bench::Loss(options) } => {
+            bench::loss::run(&Workspace::find()?, &options)
+        }
         Command::Blobs { what } => blobs::run(&Workspace::find()?, &what),
         Command::Rot(options) => rot::run(&Workspace::find()?, &options),
         Command::Crash(options) => crash::run(&Workspace::find()?, &options),

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use protocol::api::{
-    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateEvent,
-    GenerateRequest, JobId, JobResult, JobStarted, JobState, JobStatus, JoinStringReply, Model,
-    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, ReviewsQuery, Rounds, RoundsOpened,
-    RoundsQuery, Status, Stopping, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
-    TransactionState,
+    ApiError, CompareRequest, Contribution, Contributions, CreateModelRequest, EvaluateRequest,
+    ExportRequest, GenerateEvent, GenerateRequest, JobId, JobResult, JobStarted, JobState,
+    JobStatus, JoinStringReply, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
+    Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
 use protocol::codec;
 use protocol::ids::{ContributionId, TransactionHash};
@@ -101,6 +101,16 @@ impl Client {
     /// Measures the loss of a head.
     pub async fn evaluate(&self, model: &ModelRef, request: &EvaluateRequest) -> Answer<JobId> {
         self.start(&format!("/v1/models/{model}/evaluate"), request).await
+    }
+
+    /// Writes a head in Hugging Face's format.
+    pub async fn export_model(&self, model: &ModelRef, request: &ExportRequest) -> Answer<JobId> {
+        self.start(&format!("/v1/models/{model}/export"), request).await
+    }
+
+    /// Measures how two heads differ.
+    pub async fn compare_heads(&self, model: &ModelRef, request: &CompareRequest) -> Answer<JobId> {
+        self.start(&format!("/v1/models/{model}/compare"), request).await
     }
 
     /// Opens training rounds; returns when the opening is final.

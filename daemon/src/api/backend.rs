@@ -12,15 +12,15 @@ use bytes::Bytes;
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
     BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model,
-    ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
-    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
-    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
-    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
-    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
-    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
-    ValidatorsQuery, VerifyRequest,
+    ChainParameters, CompareRequest, Contribution, Contributions, CreateModelRequest, DataList,
+    EvaluateRequest, ExportRequest, GcRequest, GenerateDone, GenerateRequest, GetRequest,
+    HistoryPage, HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
+    PinRequest, PinSummary, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail,
+    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, Providers, PublishRequest,
+    RemoveRequest, Removed, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest,
+    StakeRequest, Stakes, StakesQuery, Status, SubmitTransactions, Submitted, TrainJoinRequest,
+    TrainStatus, TransactionDetail, TransactionReceipt, TransactionState, UnpinRequest, Unpinned,
+    UploadQuery, Validators, ValidatorsQuery, VerifyRequest,
 };
 use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;
@@ -200,6 +200,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// `POST /v1/models/{id or name}/evaluate`: starts a job.
     async fn evaluate(&self, model: ModelRef, request: EvaluateRequest) -> Result<JobId, ApiError>;
+
+    /// `POST /v1/models/{id or name}/export`: starts a job.
+    async fn export(&self, model: ModelRef, request: ExportRequest) -> Result<JobId, ApiError>;
+
+    /// `POST /v1/models/{id or name}/compare`: starts a job.
+    async fn compare(&self, model: ModelRef, request: CompareRequest) -> Result<JobId, ApiError>;
 
     /// `POST /v1/rounds`: returns when the opening is in a final block.
     async fn open_rounds(&self, request: OpenRoundsRequest) -> Result<RoundsOpened, ApiError>;

@@ -128,6 +128,8 @@ fn routes<B: Backend>(shared: Arc<Shared<B>>) -> Router {
         .route("/v1/models/{model}", get(h::model::<B>))
         .route("/v1/models/{model}/generate", post(h::generate::<B>))
         .route("/v1/models/{model}/evaluate", post(h::evaluate::<B>))
+        .route("/v1/models/{model}/export", post(h::export::<B>))
+        .route("/v1/models/{model}/compare", post(h::compare::<B>))
         .route("/v1/rounds", get(h::rounds::<B>).post(h::open_rounds::<B>))
         .route("/v1/train/join", post(h::train_join::<B>))
         .route("/v1/train/leave", post(h::train_leave::<B>))

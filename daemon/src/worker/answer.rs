@@ -27,6 +27,7 @@ pub(super) const fn name(request: &WorkerRequest) -> &'static str {
         WorkerRequest::Import(_) => "import",
         WorkerRequest::Export(_) => "export",
         WorkerRequest::Ingest(_) => "ingest",
+        WorkerRequest::Compare(_) => "compare",
     }
 }
 
@@ -76,6 +77,9 @@ pub(super) fn check(request: &WorkerRequest, outcome: &WorkerOutcome) -> Result<
             }
             check_lines("reasons", ingested.rejected.iter().map(|(reason, _)| reason))?;
             check_lines("examples", ingested.examples.iter())
+        }
+        (WorkerRequest::Compare(_), WorkerOutcome::Compared { tensors }) => {
+            check_lines("names", tensors.iter().map(|tensor| &tensor.name))
         }
         (WorkerRequest::Initialize { .. }, WorkerOutcome::Initialized { .. })
         | (WorkerRequest::Train(_), WorkerOutcome::Trained(_))

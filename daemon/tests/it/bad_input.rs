@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use cli::client::ClientError;
 use protocol::amount::{Credits, Height};
 use protocol::api::{
-    ApiError, CreateModelRequest, ErrorCode, PrivateRequest, PublishRequest, SendRequest,
+    ApiError, CreateModelRequest, ErrorCode, ModelOrigin, PrivateRequest, PublishRequest,
+    SendRequest,
 };
 use protocol::config::Config;
 use protocol::home::{Home, KeyName};
 use protocol::ids::{AccountId, ContentHash};
 use protocol::join::JoinString;
+use protocol::model::Architecture;
 use tempfile::TempDir;
 
 use crate::process::{BALANCE, Daemon, config, genesis, secrets};
@@ -312,11 +314,11 @@ async fn requests_that_the_ledger_refuses() {
 
     let model = |suite: ContentHash, heads: u32| CreateModelRequest {
         name: "tiny".to_owned(),
-        layers: 1,
-        width: 32,
-        heads,
-        context: 16,
-        seed: 1,
+        origin: ModelOrigin::Seed {
+            architecture: Architecture::BytesGpt { layers: 1, width: 32, heads, context: 16 },
+            tokenizer: None,
+            seed: 1,
+        },
         evaluation_suite: suite,
         licence: "MIT".to_owned(),
     };

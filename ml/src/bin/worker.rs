@@ -14,10 +14,11 @@ use anyhow::Context;
 use ayni_ml::arithmetic::check_floats;
 use ayni_ml::bench::{self, Bench};
 use ayni_ml::files::JobDirectory;
-use ayni_ml::jobs::{Settings, Worker};
+use ayni_ml::jobs::{DeviceChoice, Settings, Worker};
 use ayni_ml::lab::{self, Lab};
+use ayni_ml::memory::Memory;
 use ayni_ml::sandbox::confine;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 /// Trains, evaluates, merges and generates for an Ayni node. Without a command it serves the
 /// daemon that started it.
@@ -38,9 +39,9 @@ struct Arguments {
     /// How much to yield to other programs, 0 to 19.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=19))]
     nice: u8,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    device: Device,
+    /// Where to compute: auto, cpu or cuda:NUMBER.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
 }
 
 /// What to do instead of serving.
@@ -56,13 +57,6 @@ enum Command {
         #[command(subcommand)]
         lab: Lab,
     },
-}
-
-/// Devices this program can use.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Device {
-    /// The processor.
-    Cpu,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -97,12 +91,14 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     if let Err(errno) = rustix::process::nice(i32::from(arguments.nice)) {
         tracing::warn!(%errno, "could not lower the priority");
     }
-    let Device::Cpu = arguments.device;
     let directory = arguments.dir.as_deref().context("no job directory: give --dir")?;
+    // Opened while files outside the job directory can be.
+    let memory = Memory::open();
     // Before anything of a stranger is read, and before there is a second thread.
-    let sandbox = confine(directory, false);
+    let sandbox = confine(directory, arguments.device != DeviceChoice::Cpu);
     let directory = JobDirectory::open(directory).context("opening the job directory")?;
-    let mut worker = Worker::new(directory, Settings { threads: arguments.threads, sandbox });
+    let settings = Settings { threads: arguments.threads, device: arguments.device, sandbox };
+    let mut worker = Worker::new(directory, memory, settings).context("setting up the worker")?;
     let mut input = std::io::stdin().lock();
     let mut output = BufWriter::new(File::from(frames));
     tracing::info!(threads = arguments.threads, "ready");

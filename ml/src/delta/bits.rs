@@ -3,6 +3,9 @@
 //! Rice(b) of a number: the number shifted right by b in unary (that many ones, then a zero),
 //! then its low b bits.
 
+/// Bits that can be had at once after a refill.
+const READY_BITS: u32 = 56;
+
 /// Writes bits into bytes.
 #[derive(Default)]
 pub(super) struct BitWriter {
@@ -53,33 +56,73 @@ impl<'a> BitReader<'a> {
         Self { bytes, next_bit: 0 }
     }
 
-    fn bit(&mut self) -> Option<u32> {
-        let byte = self.bytes.get(self.next_bit / 8)?;
-        let bit = byte >> (self.next_bit % 8) & 1;
-        self.next_bit += 1;
-        Some(u32::from(bit))
+    /// The next bits, at least [`READY_BITS`] of them; zeros after the end.
+    #[inline]
+    fn word(&self) -> u64 {
+        let at = self.next_bit / 8;
+        let word = match self.bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => {
+                let mut last = [0u8; 8];
+                let rest = self.bytes.get(at..).unwrap_or_default();
+                for (to, from) in last.iter_mut().zip(rest) {
+                    *to = *from;
+                }
+                u64::from_le_bytes(last)
+            }
+        };
+        word >> (self.next_bit % 8)
     }
 
-    /// The next `width` bits; `None` at the end of the bytes.
-    pub(super) fn take(&mut self, width: u32) -> Option<u32> {
-        let mut value = 0;
-        for shift in 0..width {
-            value |= self.bit()? << shift;
-        }
-        Some(value)
+    /// The next `width` bits, at most 32. After the end they are zeros: see [`Self::is_past_end`].
+    #[inline]
+    pub(super) fn take(&mut self, width: u32) -> u32 {
+        let [a, b, c, d, ..] = (self.word() & ((1u64 << width) - 1)).to_le_bytes();
+        self.next_bit += crate::tensors::index(width);
+        u32::from_le_bytes([a, b, c, d])
     }
 
-    /// The next number in the Rice code with parameter `b`; `None` if it is above `max`.
-    pub(super) fn take_rice(&mut self, b: u32, max: u32) -> Option<u32> {
-        let mut high = 0;
-        while self.bit()? == 1 {
-            high += 1;
-            if high > max >> b {
+    /// The next number in the Rice code with parameter `b`, with `extra` more bits above its low
+    /// ones: `(number, extra bits)`; `None` if the number is above `max`. `b + extra` is at most
+    /// 16.
+    #[inline]
+    pub(super) fn take_rice(&mut self, b: u32, extra: u32, max: u32) -> Option<(u32, u32)> {
+        let word = self.word();
+        let ones = word.trailing_ones();
+        let width = b + extra;
+        let (high, low) = if ones + 1 + width <= READY_BITS {
+            self.next_bit += crate::tensors::index(ones + 1 + width);
+            let [x, y, z, ..] = ((word >> (ones + 1)) & ((1u64 << width) - 1)).to_le_bytes();
+            (ones, u32::from_le_bytes([x, y, z, 0]))
+        } else {
+            (self.take_unary(max >> b)?, self.take(width))
+        };
+        let value = (u64::from(high) << b) | u64::from(low & ((1 << b) - 1));
+        let value = u32::try_from(value).ok().filter(|value| *value <= max)?;
+        Some((value, low >> b))
+    }
+
+    /// A long run of ones and its zero.
+    fn take_unary(&mut self, max: u32) -> Option<u32> {
+        let mut ones = 0;
+        while self.take(1) == 1 {
+            ones += 1;
+            if ones > max {
                 return None;
             }
         }
-        let value = high << b | self.take(b)?;
-        (value <= max).then_some(value)
+        Some(ones)
+    }
+
+    /// Whether more bits were taken than there are.
+    pub(super) fn is_past_end(&self) -> bool {
+        self.next_bit > self.bytes.len() * 8
+    }
+
+    /// Whether all bytes were taken and only zeros are left of the last one.
+    pub(super) fn is_finished(&self) -> bool {
+        self.next_bit.div_ceil(8) == self.bytes.len()
+            && self.word() & ((1 << ((8 - self.next_bit % 8) % 8)) - 1) == 0
     }
 }
 
@@ -94,22 +137,31 @@ mod tests {
         for b in 0..8 {
             for number in numbers {
                 writer.put_rice(number, b);
+                writer.put(number % 4, 2);
             }
         }
         let bytes = writer.finish();
         let mut reader = BitReader::new(&bytes);
         for b in 0..8 {
             for number in numbers {
-                assert_eq!(reader.take_rice(b, 4095), Some(number));
+                assert_eq!(reader.take_rice(b, 2, 4095), Some((number, number % 4)));
             }
         }
+        assert!(reader.is_finished() && !reader.is_past_end());
     }
 
     #[test]
     fn limits() {
-        assert_eq!(BitReader::new(&[0xff; 4]).take_rice(3, 60), None);
-        assert_eq!(BitReader::new(&[0xff]).take_rice(0, 4095), None);
-        assert_eq!(BitReader::new(&[]).take(1), None);
-        assert_eq!(BitReader::new(&[]).take(0), Some(0));
+        assert_eq!(BitReader::new(&[0xff; 4]).take_rice(3, 2, 60), None);
+        assert_eq!(BitReader::new(&[0xff; 40]).take_rice(0, 2, 200), None);
+        let mut reader = BitReader::new(&[0b0000_0100]);
+        assert_eq!(reader.take(3), 4);
+        assert!(reader.is_finished() && !reader.is_past_end());
+        assert_eq!(reader.take(6), 0);
+        assert!(reader.is_past_end());
+        assert!(!BitReader::new(&[0]).is_finished());
+        let mut reader = BitReader::new(&[0b1000_0000]);
+        reader.take(7);
+        assert!(!reader.is_finished(), "padding is zeros");
     }
 }

@@ -1,10 +1,10 @@
-//! Two bits per kept value: SparseLoCo's quantizer (arXiv 2508.15706; Covenant's settings).
+//! Two bits per value: SparseLoCo's quantizer (arXiv 2508.15706; Covenant's settings).
 //!
 //! With m the mean and d the standard deviation of a tensor's kept values and s = 6d/4, a value x
-//! falls into bin clamp(round((x - m)/s + 2), 0, 3); each bin is sent as the mean of its values.
-//! Sums run in `f64` in index order.
+//! falls into bin clamp(round((x - m)/s + 2), 0, 3); each bin is sent as the mean of its values,
+//! rounded to bfloat16. Sums run in `f64` in index order.
 
-use crate::arithmetic::{count, narrow};
+use crate::arithmetic::{count, from_bfloat16, narrow, to_bfloat16};
 
 use super::LEVELS;
 
@@ -32,7 +32,7 @@ pub(super) fn quantize(kept: &[f32]) -> ([f32; LEVELS], Vec<u8>) {
     let mut codebook = [0.0f32; LEVELS];
     for ((level, sum), used) in codebook.iter_mut().zip(sums).zip(counts) {
         if used > 0 {
-            *level = narrow(sum / count(used));
+            *level = from_bfloat16(to_bfloat16(narrow(sum / count(used))));
         }
     }
     (codebook, codes)
@@ -62,6 +62,8 @@ mod tests {
         // Standard deviation 2.608, step 3.912: the borders are -5.87, -1.96 and 1.96.
         assert_eq!(codes, [1, 2, 2, 2, 3]);
         assert_eq!(codebook, [0.0, -4.0, 0.0, 4.0]);
+        // 1 + 2^-9 lies between two bfloat16 numbers, nearer to 1.
+        assert_eq!(quantize(&[1.001_953_1]).0, [0.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -86,6 +86,20 @@ impl Cache {
         self.padding = padding.iter().any(|columns| *columns > 0).then(|| padding.to_vec());
     }
 
+    /// Keeps some of the rows, in the order given.
+    pub fn keep(&mut self, rows: &[usize]) -> Result<(), TchError> {
+        let indices: Vec<i64> = rows.iter().copied().map(dimension).collect();
+        let indices = Tensor::f_from_slice(&indices)?.f_to(self.device)?;
+        for layer in &mut self.layers {
+            layer.keys = layer.keys.f_index_select(0, &indices)?;
+            layer.values = layer.values.f_index_select(0, &indices)?;
+        }
+        if let Some(padding) = &mut self.padding {
+            *padding = rows.iter().map(|row| padding[*row]).collect();
+        }
+        Ok(())
+    }
+
     /// Columns read.
     pub fn length(&self) -> i64 {
         self.length

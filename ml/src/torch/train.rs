@@ -1,148 +1,274 @@
-//! Inner training of one round: H steps of AdamW from the head.
+//! Inner training of one round: H steps of the optimizer from the head.
+//!
+//! Nothing of the result depends on a clock: not on when the run was interrupted, resumed or
+//! reported. The state before the first step and after every step is hashed; the Merkle root of
+//! these hashes is what a member commits to.
 
 use std::time::Instant;
 
 use protocol::ids::ContentHash;
-use protocol::model::{Determinism, RoundParameters};
-use protocol::worker::{InnerRun, Progress, TrainJob, TrainOutcome, WorkerOutcome};
-use tch::{Kind, Reduction, TchError};
+use protocol::model::{Architecture, RoundParameters};
+use protocol::worker::{FileName, InnerRun, Progress, TrainJob, TrainOutcome, WorkerOutcome};
+use tch::{Device, TchError};
 
-use super::model::{Batch, Model, Options, windows_tensor};
-use super::optimizer::AdamW;
-use crate::arithmetic::{count, nanonats, ratio};
+use super::backward::gradients;
+use super::model::{Model, Options};
+use super::optimizer::Optimizer;
+use super::resume::Resume;
+use super::{Machine, batch, schedule, state};
+use crate::arithmetic::{count, nanonats};
+use crate::checkpoint::Checkpoint;
+use crate::data::{Shards, Source};
 use crate::error::JobError;
-use crate::files::JobDirectory;
 use crate::jobs::{Report, check_architecture, check_parameters, read_checkpoint};
+use crate::memory;
 use crate::merkle::merkle_root;
-use crate::sample::Windows;
-use crate::tensors::{index, tensor_specs};
+use crate::tensors::{architecture_specs, index, tensor_specs};
 
 /// Steps of one job. The hashes of all states are kept in memory until the end.
-const STEPS_MAX: u32 = 1_000_000;
-/// Texts of one job together: they are held in memory.
-const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The rate rises linearly over this part of the steps: Adam's first steps know no scale yet.
-const WARMUP_PART: u32 = 10;
+pub const STEPS_MAX: u32 = 1_000_000;
 
 /// Runs a training job.
 pub fn run(
-    directory: &JobDirectory,
+    machine: &Machine<'_>,
     job: &TrainJob,
-    threads: u16,
     report: &mut Report<'_>,
 ) -> Result<WorkerOutcome, JobError> {
+    let (checkpointing, memory_bytes) = check(machine, &job.run)?;
     let run = &job.run;
+    let specs = tensor_specs(&run.spec);
+    let head = read_checkpoint(machine.directory, &job.checkpoint, &specs)?;
+    let tokenizer = machine.tokenizer(&run.spec, &run.files)?;
+    let shards = Shards::open(machine.directory, &run.shards)?;
+    let mut resume = match &job.resume {
+        Some(name) => Some(Resume::new(machine, name, run, &head, &shards)?),
+        None => None,
+    };
+    let source = Source::new(&run.spec, shards, tokenizer.as_deref(), run.seed)?;
+    let model = model(machine, run, &head)?;
+    drop(head);
+    let mut trainer = Trainer::new(&model, &source, run, checkpointing)?;
+    let mut trace = Trace::default();
+    if let Some(resume) = &resume {
+        resume.restore(&mut trainer, &mut trace)?;
+    }
+    let resumed_at = trainer.step;
+    if trace.states.is_empty() {
+        trace.states.push(trainer.state_hash()?);
+    }
+    let mut clock = Clock::start();
+    while trainer.step < run.steps {
+        if let Some(states) = &job.states
+            && trainer.step.is_multiple_of(states.every.max(1))
+        {
+            write_state(machine, &trainer, &state_name(&states.prefix, trainer.step)?)?;
+        }
+        let step = trainer.advance()?;
+        trace.states.push(trainer.state_hash()?);
+        trace.losses.push(step.loss);
+        trace.units = trace.units.saturating_add(step.units);
+        report(clock.progress(&trainer, &step)?)?;
+        if let Some(resume) = &mut resume
+            && trainer.step < run.steps
+        {
+            resume.save_if_due(&trainer, &trace)?;
+        }
+    }
+    if let Some(states) = &job.states {
+        let leaves: Vec<u8> = trace.states.iter().flat_map(|hash| *hash.as_bytes()).collect();
+        machine.directory.write(&suffixed(&states.prefix, "leaves")?, &leaves)?;
+    }
+    machine.directory.write(&job.checkpoint_out, &model.to_checkpoint()?.to_bytes())?;
+    if let Some(name) = &job.resume {
+        machine.directory.remove(name)?;
+    }
+    let (loss_first_nanonats, loss_last_nanonats) = trace.ends()?;
+    Ok(WorkerOutcome::Trained(TrainOutcome {
+        loss_first_nanonats,
+        loss_last_nanonats,
+        bytes_trained: trace.units,
+        elapsed_ms: u64::try_from(clock.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        step_states: merkle_root(&trace.states),
+        determinism: machine.determinism(),
+        memory_bytes,
+        resumed_at,
+    }))
+}
+
+/// Checks what a run asks for; says whether it needs activation checkpointing, and its memory.
+pub fn check(machine: &Machine<'_>, run: &InnerRun) -> Result<(bool, u64), JobError> {
     check_architecture(&run.spec)?;
     check_parameters(&run.parameters)?;
     if !(1..=STEPS_MAX).contains(&run.steps) {
         return Err(JobError::Request(format!("steps: 1 to {STEPS_MAX}")));
     }
-    let specs = tensor_specs(&run.spec);
-    let head = read_checkpoint(directory, &job.checkpoint, &specs)?;
-    let context = usize::try_from(run.spec.window_bytes()).expect("a checked context");
-    let mut windows = Windows::new(read_texts(directory, run)?, context, run.seed)?;
-
-    let options = Options { trainable: true, ..Options::inference() };
-    let model = Model::new(&run.spec, &head, None, options)?;
-    let mut trace = steps(&model, &mut windows, context, &run.parameters, run.steps, report)?;
-    directory.write(&job.checkpoint_out, &model.to_checkpoint()?.to_bytes())?;
-    // More threads split sums elsewhere: close, but not bit for bit the same.
-    trace.determinism = if threads == 1 { Determinism::Exact } else { Determinism::Close };
-    Ok(WorkerOutcome::Trained(trace))
+    // What a device other than the processor has, only its allocator knows.
+    let available = match machine.device {
+        Device::Cpu => machine.memory.available(),
+        _ => (u64::MAX, "the device"),
+    };
+    let (checkpointing, estimate) = memory::plan(&run.spec, &run.parameters, available)?;
+    Ok((checkpointing, estimate.bytes()))
 }
 
-/// The inner steps alone.
-pub fn steps(
-    model: &Model,
-    windows: &mut Windows,
-    context: usize,
-    parameters: &RoundParameters,
-    steps: u32,
-    report: &mut Report<'_>,
-) -> Result<TrainOutcome, JobError> {
-    let started = Instant::now();
-    let batch = index(parameters.batch);
-    let mut optimizer = AdamW::new(model, ratio(parameters.weight_decay_ppm))?;
-    let mut states = StateHasher::new(model);
-    let mut losses = Vec::with_capacity(index(steps));
-    let mut bytes = Vec::with_capacity(batch * (context + 1));
-    for step in 0..steps {
-        bytes.clear();
-        for _ in 0..batch {
-            bytes.extend_from_slice(windows.draw());
+/// The model of a run with the given trained weights.
+pub fn model(
+    machine: &Machine<'_>,
+    run: &InnerRun,
+    weights: &Checkpoint,
+) -> Result<Model, JobError> {
+    let base = match (&run.spec.adapter, &run.files.base) {
+        (Some(_), Some(name)) => {
+            let specs = architecture_specs(&run.spec.architecture);
+            Some(read_checkpoint(machine.directory, name, &specs)?)
         }
-        let loss = model
-            .loss(&Batch::of_windows(&windows_tensor(&bytes, context + 1)?)?, Reduction::Mean)?;
-        let value = loss.f_double_value(&[])?;
-        let shown = nanonats(value).ok_or(JobError::Diverged("the loss is not finite"))?;
-        let warmup = (steps / WARMUP_PART).max(1);
-        let rise = f64::from((step + 1).min(warmup)) / f64::from(warmup);
-        optimizer.step(model, &loss, ratio(parameters.learning_rate_ppm) * rise)?;
-        states.record(model)?;
-        losses.push(value);
-        report(Progress {
-            done: u64::from(step + 1),
-            total: u64::from(steps),
-            loss_nanonats: Some(shown),
-            per_second: None,
+        _ => None,
+    };
+    let precision = run.parameters.precision;
+    let options = Options { trainable: true, device: machine.device, precision };
+    Model::new(&run.spec, weights, base.as_ref(), options)
+}
+
+/// A run between its steps.
+pub struct Trainer<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Steps done.
+    pub step: u32,
+    source: &'a Source<'a>,
+    architecture: Architecture,
+    parameters: RoundParameters,
+    steps: u32,
+    steps_before: u64,
+    checkpointing: bool,
+}
+
+/// What one step gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Nats per byte, or per record.
+    pub loss: f64,
+    /// Bytes, or records.
+    pub units: u64,
+}
+
+impl<'a> Trainer<'a> {
+    /// Before the first step.
+    pub fn new(
+        model: &'a Model,
+        source: &'a Source<'a>,
+        run: &InnerRun,
+        checkpointing: bool,
+    ) -> Result<Self, TchError> {
+        Ok(Self {
+            model,
+            optimizer: Optimizer::new(model, &run.parameters)?,
+            step: 0,
+            source,
+            architecture: run.spec.architecture,
+            parameters: run.parameters.clone(),
+            steps: run.steps,
+            steps_before: run.steps_before,
+            checkpointing,
+        })
+    }
+
+    /// Takes the next step.
+    pub fn advance(&mut self) -> Result<Step, JobError> {
+        let rows = index(self.parameters.batch);
+        let examples = self.source.step(u64::from(self.step), rows)?;
+        let batch = batch::of(&self.architecture, &examples, self.model.device())?;
+        let micro = i64::from(self.parameters.micro_batch);
+        let (loss, gradients) = gradients(self.model, &batch, micro, self.checkpointing)?;
+        if !loss.is_finite() {
+            return Err(JobError::Diverged("the loss is not finite"));
+        }
+        let rate = schedule::rate(&self.parameters, self.steps, self.steps_before, self.step);
+        self.optimizer.step(self.model, &gradients, rate)?;
+        self.step += 1;
+        // A token may be several bytes; the loss is told per byte.
+        let units = usize::try_from(examples.units.max(1)).unwrap_or(usize::MAX);
+        let loss = loss * count(examples.target.len()) / count(units);
+        Ok(Step { loss, units: examples.units })
+    }
+
+    /// Hash of the present state.
+    pub fn state_hash(&self) -> Result<ContentHash, TchError> {
+        state::hash(self.model, &self.optimizer)
+    }
+}
+
+/// What is kept of the steps.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Hashes of the state before the first step and after each.
+    pub states: Vec<ContentHash>,
+    /// Loss of each step.
+    pub losses: Vec<f64>,
+    /// Bytes, or records, of all steps.
+    pub units: u64,
+}
+
+impl Trace {
+    /// Mean loss of the first and last tenth in nano-nats.
+    fn ends(&self) -> Result<(u64, u64), JobError> {
+        let tenth = (self.losses.len() / 10).max(1);
+        let mean = |losses: &[f64]| nanonats(losses.iter().sum::<f64>() / count(losses.len()));
+        let last = self.losses.len().saturating_sub(tenth);
+        mean(&self.losses[..tenth])
+            .zip(mean(&self.losses[last..]))
+            .ok_or(JobError::Diverged("the loss is not finite"))
+    }
+}
+
+/// Tells the speed between reports.
+struct Clock {
+    started: Instant,
+    before: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { started: now, before: now }
+    }
+
+    fn progress(&mut self, trainer: &Trainer<'_>, step: &Step) -> Result<Progress, JobError> {
+        let now = Instant::now();
+        let micros = now.duration_since(self.before).as_micros().max(1);
+        self.before = now;
+        let per_second = u128::from(step.units) * 1_000_000 / micros;
+        let diverged = JobError::Diverged("the loss is not finite");
+        Ok(Progress {
+            done: u64::from(trainer.step),
+            total: u64::from(trainer.steps),
+            loss_nanonats: Some(nanonats(step.loss).ok_or(diverged)?),
+            per_second: Some(u64::try_from(per_second).unwrap_or(u64::MAX)),
             prompt: 0,
             text: Vec::new(),
-        })?;
+        })
     }
-    let tenth = (losses.len() / 10).max(1);
-    let mean = |losses: &[f64]| nanonats(losses.iter().sum::<f64>() / count(losses.len()));
-    let unknown = JobError::Diverged("the loss is not finite");
-    let (first, last) = match (mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..])) {
-        (Some(first), Some(last)) => (first, last),
-        _ => return Err(unknown),
-    };
-    let bytes_per_step = u64::try_from(batch * context).unwrap_or(u64::MAX);
-    Ok(TrainOutcome {
-        loss_first_nanonats: first,
-        loss_last_nanonats: last,
-        bytes_trained: bytes_per_step.saturating_mul(u64::from(steps)),
-        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        step_states: states.root(),
-        determinism: Determinism::Exact,
-        memory_bytes: 0,
-        resumed_at: 0,
-    })
 }
 
-fn read_texts(directory: &JobDirectory, run: &InnerRun) -> Result<Vec<Vec<u8>>, JobError> {
-    let mut left = TEXT_BYTES_MAX;
-    let mut texts = Vec::with_capacity(run.shards.len());
-    for name in &run.shards {
-        let text = directory.read(name, left)?;
-        left = left.saturating_sub(u64::try_from(text.len()).unwrap_or(u64::MAX));
-        texts.push(text);
-    }
-    Ok(texts)
+/// Name of the file with the state before a step.
+fn state_name(prefix: &FileName, step: u32) -> Result<FileName, JobError> {
+    suffixed(prefix, &step.to_string())
 }
 
-/// Hashes the parameters after each step.
-pub struct StateHasher {
-    buffer: Vec<u8>,
-    states: Vec<ContentHash>,
+fn suffixed(prefix: &FileName, suffix: &str) -> Result<FileName, JobError> {
+    FileName::new(format!("{}.{suffix}", prefix.as_str()))
+        .map_err(|error| JobError::Request(error.to_string()))
 }
 
-impl StateHasher {
-    /// A hasher for states of a model.
-    pub fn new(model: &Model) -> Self {
-        Self { buffer: vec![0; model.flat().numel() * 4], states: Vec::new() }
-    }
-
-    /// Records the present state: BLAKE3 of all parameters in name order, as little-endian f32
-    /// (the byte order of every machine libtorch runs on here).
-    pub fn record(&mut self, model: &Model) -> Result<(), TchError> {
-        let bytes = model.flat().f_view_dtype(Kind::Uint8)?;
-        bytes.f_copy_data(&mut self.buffer, bytes.numel())?;
-        self.states.push(ContentHash::of(&self.buffer));
-        Ok(())
-    }
-
-    /// Merkle root of the recorded states.
-    pub fn root(&self) -> ContentHash {
-        merkle_root(&self.states)
-    }
+/// Writes the present state to a file.
+pub fn write_state(
+    machine: &Machine<'_>,
+    trainer: &Trainer<'_>,
+    name: &FileName,
+) -> Result<(), JobError> {
+    let mut file = machine.directory.create(name)?;
+    state::write(trainer.model, &trainer.optimizer, &mut file)?;
+    Ok(file.commit(false)?)
 }

@@ -5,4 +5,6 @@ mod merge;
 mod process;
 mod sandbox;
 mod support;
+#[cfg(feature = "torch")]
+mod train;
 mod worker;

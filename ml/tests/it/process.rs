@@ -13,6 +13,7 @@ use tempfile::TempDir;
 /// A running worker with its directory.
 pub(crate) struct Process {
     child: Child,
+    arguments: Vec<String>,
     input: Option<ChildStdin>,
     output: ChildStdout,
     folder: TempDir,
@@ -25,12 +26,16 @@ impl Process {
 
     /// A worker with other arguments.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self::start_in(tempfile::tempdir().expect("a folder"), arguments)
+    }
+
+    fn start_in(folder: TempDir, arguments: Vec<String>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ayni-worker"))
             .arg("--dir")
             .arg(folder.path())
             .args(["--nice", "0"])
-            .args(arguments)
+            .args(&arguments)
             .env("RUST_LOG", "error")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -38,7 +43,7 @@ impl Process {
             .expect("the worker starts");
         let input = child.stdin.take();
         let output = child.stdout.take().expect("piped");
-        Self { child, input, output, folder }
+        Self { child, arguments, input, output, folder }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -88,6 +93,26 @@ impl Process {
             WorkerReply::Failed(failure) => (failure.kind, failure.message),
             other => panic!("expected a failure, got {other:?}"),
         }
+    }
+
+    /// Sends a request and does not wait for its reply.
+    pub(crate) fn ask_without_waiting(&mut self, request: WorkerRequest) {
+        write_frame(self.input.as_mut().expect("open"), &request).expect("the worker reads");
+    }
+
+    /// Waits for the next step of the job in progress.
+    pub(crate) fn next_progress(&mut self) -> Progress {
+        match read_frame::<WorkerReply>(&mut self.output).expect("a frame").expect("a reply") {
+            Ok(WorkerReply::Progress(progress)) => progress,
+            other => panic!("expected progress, got {other:?}"),
+        }
+    }
+
+    /// Kills the worker without warning and starts another on the same files.
+    pub(crate) fn kill_and_restart(mut self) -> Self {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited for");
+        Self::start_in(self.folder, self.arguments)
     }
 
     /// Ends the input and waits; true for a clean exit without further output.

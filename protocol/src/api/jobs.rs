@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::api::blobs::{AddMode, Damage, PinName, SourceBytes, SourceProgress};
-use crate::api::{ApiError, TransactionReceipt};
+use crate::api::{ApiError, ExportedFile, TensorChange, TransactionReceipt};
 use crate::ids::{ContentHash, HeadId, ModelId};
 
 /// Number of a job, unique while the daemon runs.
@@ -58,6 +58,10 @@ pub enum JobKind {
     CreateModel,
     /// Measures the loss of a head.
     Evaluate,
+    /// Writes a head in Hugging Face's format.
+    ExportModel,
+    /// Measures how two heads differ.
+    CompareHeads,
     /// Takes a file or folder into the store.
     AddData,
     /// Fetches a blob or a collection.
@@ -130,6 +134,9 @@ pub enum JobResult {
         parameters: u64,
         /// Hash of the initial weights.
         initial_checkpoint: ContentHash,
+        /// What an import left out or assumed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
         /// Where it was registered.
         receipt: TransactionReceipt,
     },
@@ -145,6 +152,26 @@ pub enum JobResult {
         windows: u32,
         /// Bytes predicted.
         bytes: u64,
+    },
+    /// A head is in Hugging Face's format.
+    ExportModel {
+        /// The model.
+        model: ModelId,
+        /// The head.
+        head: HeadId,
+        /// Its files.
+        files: Vec<ExportedFile>,
+    },
+    /// Two heads were compared.
+    CompareHeads {
+        /// The model.
+        model: ModelId,
+        /// The earlier head.
+        from: HeadId,
+        /// The later head.
+        to: HeadId,
+        /// How each tensor changed, in name order.
+        tensors: Vec<TensorChange>,
     },
     /// A file or folder is in the store and pinned.
     AddData {

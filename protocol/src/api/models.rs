@@ -70,32 +70,53 @@ impl<'de> Deserialize<'de> for ModelRef {
 pub struct CreateModelRequest {
     /// Name, see [`check_name`].
     pub name: String,
-    /// Transformer blocks.
-    pub layers: u32,
-    /// Residual width.
-    pub width: u32,
-    /// Attention heads.
-    pub heads: u32,
-    /// Context length in bytes.
-    pub context: u32,
-    /// Seed of the initial weights.
-    pub seed: u64,
-    /// Blob of UTF-8 text, stored before with `POST /v1/blobs`.
+    /// Where its initial weights come from.
+    pub origin: ModelOrigin,
+    /// Blob of UTF-8 text, or of records for a classifier, stored before with `POST /v1/blobs`
+    /// or `POST /v1/data/add`.
     pub evaluation_suite: ContentHash,
     /// SPDX expression of the weights' licence.
     pub licence: String,
 }
 
-impl CreateModelRequest {
-    /// The shape asked for.
-    pub const fn architecture(&self) -> Architecture {
-        Architecture::BytesGpt {
-            layers: self.layers,
-            width: self.width,
-            heads: self.heads,
-            context: self.context,
-        }
-    }
+/// Where a model's initial weights come from. Blobs that are named must be held by the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelOrigin {
+    /// Drawn from a seed.
+    Seed {
+        /// The shape.
+        architecture: Architecture,
+        /// Blob with the tokenizer, where the shape needs one.
+        #[serde(default)]
+        tokenizer: Option<ContentHash>,
+        /// The seed.
+        seed: u64,
+    },
+    /// A model in Hugging Face's format.
+    Import {
+        /// Blob of `config.json`.
+        config: ContentHash,
+        /// Blob of `tokenizer.json`.
+        #[serde(default)]
+        tokenizer: Option<ContentHash>,
+        /// Blobs of the safetensors files.
+        weights: Vec<ContentHash>,
+        /// Longest context to keep; without it, what the configuration says.
+        #[serde(default)]
+        context: Option<u32>,
+    },
+    /// A low-rank adapter on the newest head of another model, whose weights stay frozen.
+    Adapter {
+        /// The other model.
+        base: ModelRef,
+        /// Rank of the matrices.
+        rank: u32,
+        /// Scale: the adapter counts alpha / rank.
+        alpha: u32,
+        /// Seed of the initial matrices.
+        seed: u64,
+    },
 }
 
 /// A model on the ledger.
@@ -137,7 +158,42 @@ pub enum HeadChoice {
     Latest,
     /// The weights before any training.
     Initial,
+    /// The one that a training round certified.
+    Round(u32),
 }
+
+/// Body of `POST /v1/models/{id}/export`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportRequest {
+    /// Which head.
+    #[serde(default)]
+    pub head: HeadChoice,
+}
+
+/// A file of an exported model, as a blob that is kept for a day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedFile {
+    /// Its name in Hugging Face's format.
+    pub name: String,
+    /// The blob.
+    pub blob: ContentHash,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Body of `POST /v1/models/{id}/compare`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareRequest {
+    /// The earlier head.
+    pub from: HeadChoice,
+    /// The later head.
+    #[serde(default)]
+    pub to: HeadChoice,
+}
+
+pub use crate::worker::TensorChange;
 
 /// Body of `POST /v1/models/{id}/evaluate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,4 +2,5 @@
 
 pub mod blobs;
 pub mod ledger;
+pub mod loss;
 pub(crate) mod process;

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use protocol::amount::Height;
 use protocol::api::{
     CreateModelRequest, EvaluateRequest, GenerateEvent, GenerateRequest, HeadChoice, JobResult,
-    ModelRef, OpenRoundsRequest, PrivateRequest, PublishRequest, Round, RoundPhase, RoundsQuery,
-    StakeRequest,
+    ModelOrigin, ModelRef, OpenRoundsRequest, PrivateRequest, PublishRequest, Round, RoundPhase,
+    RoundsQuery, StakeRequest,
 };
 use protocol::ids::{ModelId, StateRoot};
-use protocol::model::{ModelSpec, RoundParameters};
+use protocol::model::{Architecture, ModelSpec, RoundParameters};
 use tokio::time::{Instant, sleep};
 
 use super::network::LocalNetwork;
@@ -87,11 +87,11 @@ pub(super) async fn create_model(
     let receipt = node.client.store_blob(Bytes::from(suite)).await?;
     let request = CreateModelRequest {
         name: "ayni-demo".to_owned(),
-        layers: 4,
-        width: 128,
-        heads: 4,
-        context: 128,
-        seed,
+        origin: ModelOrigin::Seed {
+            architecture: Architecture::BytesGpt { layers: 4, width: 128, heads: 4, context: 128 },
+            tokenizer: None,
+            seed,
+        },
         evaluation_suite: receipt.hash,
         licence: "MIT".to_owned(),
     };

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use protocol::api::{DataList, JobResult, PrivateRequest, PublishRequest};
-use protocol::limits::API_BODY_BYTES_MAX;
 
 use crate::context::Context;
 use crate::failure::{Failure, USAGE};
@@ -42,24 +41,8 @@ pub(super) async fn private(context: &Context, path: &Path) -> Result<(), Failur
     })
 }
 
-/// Reads a file that will be the body of one request.
-pub(crate) fn read_upload(file: &Path) -> Result<Vec<u8>, Failure> {
-    let shown = file.display();
-    let refuse = |reason: String| Failure::new(USAGE, format!("cannot read {shown}: {reason}"));
-    let metadata = fs::metadata(file).map_err(|e| refuse(e.to_string()))?;
-    if !metadata.is_file() {
-        return Err(refuse("it is not a file".to_owned()));
-    }
-    let limit = u64::try_from(API_BODY_BYTES_MAX).unwrap_or(u64::MAX);
-    if metadata.len() > limit {
-        let limit = text::bytes(limit);
-        return Err(refuse(format!("it has more than {limit}, the limit of one upload")));
-    }
-    fs::read(file).map_err(|e| refuse(e.to_string()))
-}
-
 /// A path as the node can open it.
-pub(super) fn absolute(path: &Path) -> Result<String, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<String, Failure> {
     let shown = path.display();
     let path = fs::canonicalize(path)
         .map_err(|error| Failure::new(USAGE, format!("cannot use {shown}: {error}")))?;

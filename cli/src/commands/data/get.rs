@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, arguments: GetArguments) -> Result<()
 }
 
 /// The absolute path of something that is to be written: its folder exists.
-fn locate(target: &Path, force: bool) -> Result<String, Failure> {
+pub(crate) fn locate(target: &Path, force: bool) -> Result<String, Failure> {
     let shown = target.display();
     let name = target.file_name().ok_or_else(|| {
         Failure::new(USAGE, format!("{shown} does not end in the name of a file or folder"))

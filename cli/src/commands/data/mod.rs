@@ -15,7 +15,8 @@ use protocol::ids::ContentHash;
 use crate::context::Context;
 use crate::failure::Failure;
 
-pub(crate) use datasets::read_upload;
+pub(crate) use datasets::absolute;
+pub(crate) use get::locate;
 
 /// What to do with data.
 #[derive(Debug, Subcommand)]

@@ -10,10 +10,10 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use protocol::api::{
-    ApiError, Contribution, Contributions, CreateModelRequest, EvaluateRequest, GenerateRequest,
-    JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef, Models, OpenRoundsRequest,
-    Peers, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status, Stopping, SubmitTransactions,
-    Submitted, TrainJoinRequest, TrainStatus, TransactionState,
+    ApiError, CompareRequest, Contribution, Contributions, CreateModelRequest, EvaluateRequest,
+    ExportRequest, GenerateRequest, JobId, JobStarted, JobStatus, JoinStringReply, Model, ModelRef,
+    Models, OpenRoundsRequest, Peers, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, Status,
+    Stopping, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionState,
 };
 use protocol::codec;
 use protocol::ids::{ContributionId, TransactionHash};
@@ -110,6 +110,22 @@ pub(super) async fn evaluate<B: Backend>(
     Body(request): Body<EvaluateRequest>,
 ) -> Reply<JobStarted> {
     reply(JobStarted { job: node.backend.evaluate(model, request).await? })
+}
+
+pub(super) async fn export<B: Backend>(
+    State(node): Node<B>,
+    Segment(model): Segment<ModelRef>,
+    Body(request): Body<ExportRequest>,
+) -> Reply<JobStarted> {
+    reply(JobStarted { job: node.backend.export(model, request).await? })
+}
+
+pub(super) async fn compare<B: Backend>(
+    State(node): Node<B>,
+    Segment(model): Segment<ModelRef>,
+    Body(request): Body<CompareRequest>,
+) -> Reply<JobStarted> {
+    reply(JobStarted { job: node.backend.compare(model, request).await? })
 }
 
 pub(super) async fn open_rounds<B: Backend>(

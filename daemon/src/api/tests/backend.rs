@@ -8,16 +8,17 @@ use protocol::amount::{Credits, Height, TimestampMs};
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
     BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GcRequest, GenerateDone, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId,
-    JobKind, JobProgress, JobResult, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers,
-    PinName, PinRequest, PinSummary, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail,
-    ProposalQuery, Proposals, ProposalsQuery, ProposeRequest, Proposed, Providers, PublishRequest,
-    RemoveRequest, Removed, ReviewsQuery, Role, Rounds, RoundsOpened, RoundsQuery, SendRequest,
-    SourceBytes, SourceProgress, StakeRequest, Stakes, StakesQuery, Status, SubmitResult,
-    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
-    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
-    ValidatorsQuery, VerifyRequest, WorkerState, WorkerStatus,
+    ChainParameters, CompareRequest, Contribution, Contributions, CreateModelRequest, DataList,
+    EvaluateRequest, ExportRequest, GcRequest, GenerateDone, GenerateRequest, GetRequest,
+    HistoryPage, HistoryQuery, JobId, JobKind, JobProgress, JobResult, Model, ModelRef, Models,
+    NodeEvent, OpenRoundsRequest, Peers, PinName, PinRequest, PinSummary, PrivateRequest,
+    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
+    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
+    Role, Rounds, RoundsOpened, RoundsQuery, SendRequest, SourceBytes, SourceProgress,
+    StakeRequest, Stakes, StakesQuery, Status, SubmitResult, SubmitTransactions, Submitted,
+    TrainJoinRequest, TrainStatus, TransactionDetail, TransactionReceipt, TransactionState,
+    UnpinRequest, Unpinned, UploadQuery, Validators, ValidatorsQuery, VerifyRequest, WorkerState,
+    WorkerStatus,
 };
 use protocol::ids::{
     AccountId, BlockHash, ChainId, ContentHash, ContributionId, HeadId, ModelId, NodeId, StateRoot,
@@ -385,6 +386,14 @@ impl Backend for Sample {
     }
 
     async fn create_model(&self, _: CreateModelRequest) -> Result<JobId, ApiError> {
+        absent()
+    }
+
+    async fn export(&self, _: ModelRef, _: ExportRequest) -> Result<JobId, ApiError> {
+        absent()
+    }
+
+    async fn compare(&self, _: ModelRef, _: CompareRequest) -> Result<JobId, ApiError> {
         absent()
     }
 

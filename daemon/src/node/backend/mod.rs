@@ -20,15 +20,15 @@ use protocol::amount::Credits;
 use protocol::api::{
     Accounts, AddRequest, ApiError, Audit, Balance, BalanceProof, BallotRequest, BlobDetail,
     BlobList, BlobQuery, BlobReceipt, BlobsQuery, BlockDetail, BlockRef, Blocks, BlocksQuery,
-    ChainParameters, Contribution, Contributions, CreateModelRequest, DataList, EvaluateRequest,
-    GcRequest, GenerateRequest, GetRequest, HistoryPage, HistoryQuery, JobId, Model, ModelRef,
-    Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest, PinSummary, PrivateRequest,
-    PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery, Proposals, ProposalsQuery,
-    ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest, Removed, ReviewsQuery,
-    Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes, StakesQuery, Status,
-    SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus, TransactionDetail,
-    TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery, Validators,
-    ValidatorsQuery, VerifyRequest,
+    ChainParameters, CompareRequest, Contribution, Contributions, CreateModelRequest, DataList,
+    EvaluateRequest, ExportRequest, GcRequest, GenerateRequest, GetRequest, HistoryPage,
+    HistoryQuery, JobId, Model, ModelRef, Models, NodeEvent, OpenRoundsRequest, Peers, PinRequest,
+    PinSummary, PrivateRequest, PrivateSummary, ProofQuery, ProposalDetail, ProposalQuery,
+    Proposals, ProposalsQuery, ProposeRequest, Proposed, Providers, PublishRequest, RemoveRequest,
+    Removed, ReviewsQuery, Rounds, RoundsOpened, RoundsQuery, SendRequest, StakeRequest, Stakes,
+    StakesQuery, Status, SubmitTransactions, Submitted, TrainJoinRequest, TrainStatus,
+    TransactionDetail, TransactionReceipt, TransactionState, UnpinRequest, Unpinned, UploadQuery,
+    Validators, ValidatorsQuery, VerifyRequest,
 };
 use protocol::ids::{AccountId, ContentHash, ContributionId, TransactionHash};
 use protocol::join::JoinString;
@@ -282,6 +282,14 @@ impl Backend for NodeBackend {
 
     async fn evaluate(&self, model: ModelRef, request: EvaluateRequest) -> Result<JobId, ApiError> {
         self.evaluate_model(&model, request)
+    }
+
+    async fn export(&self, model: ModelRef, request: ExportRequest) -> Result<JobId, ApiError> {
+        self.export_model(&model, request)
+    }
+
+    async fn compare(&self, model: ModelRef, request: CompareRequest) -> Result<JobId, ApiError> {
+        self.compare_heads(&model, request)
     }
 
     async fn open_rounds(&self, request: OpenRoundsRequest) -> Result<RoundsOpened, ApiError> {

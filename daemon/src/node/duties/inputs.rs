@@ -95,7 +95,8 @@ pub(crate) fn checkpoint_bytes_max(spec: &ModelSpec) -> u64 {
     weights_bytes_max(spec.parameters())
 }
 
-const fn weights_bytes_max(parameters: u64) -> u64 {
+/// Largest file of so many f32 weights, in bytes.
+pub(crate) const fn weights_bytes_max(parameters: u64) -> u64 {
     parameters.saturating_mul(4).saturating_add(1024 * 1024)
 }
 
@@ -206,7 +207,7 @@ impl Node {
         let node = Arc::clone(self);
         self.tracker.spawn(async move {
             while let Some(p) = receiver.recv().await {
-                node.training.progress(&node, p.done, p.total, p.loss_nanonats);
+                node.training.progress(&node, &p);
             }
         });
         sender

@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use protocol::api::{DutyStatus, JobProgress, NodeEvent, TrainStatus};
 use protocol::duties::Duty;
 use protocol::ids::ModelId;
+use protocol::worker::Progress;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Key;
 use crate::node::Node;
@@ -31,6 +33,8 @@ struct State {
     joined: BTreeSet<ModelId>,
     left: bool,
     status: Option<DutyStatus>,
+    /// When the first progress of the duty was reported, and how much was done then.
+    since: Option<(Instant, u64)>,
     loss_first_nanonats: Option<u64>,
     loss_last_nanonats: Option<u64>,
     rounds_trained: u64,
@@ -110,15 +114,24 @@ impl Training {
 
 impl Training {
     pub(super) fn begin(&self, node: &Node, status: DutyStatus) {
-        self.lock().status = Some(status.clone());
+        let mut state = self.lock();
+        (state.status, state.since) = (Some(status.clone()), None);
+        drop(state);
         node.events.tell(&NodeEvent::Duty { duty: status });
     }
 
-    pub(super) fn progress(&self, node: &Node, done: u64, total: u64, loss_nanonats: Option<u64>) {
+    pub(super) fn progress(&self, node: &Node, progress: &Progress) {
         let mut state = self.lock();
+        let Progress { done, total, .. } = *progress;
+        // A run that was cut off begins in its midst: what it did before took no time now.
+        let (began, at) = *state.since.get_or_insert_with(|| (Instant::now(), done));
         let Some(status) = &mut state.status else { return };
         status.progress = JobProgress { done, total, ..JobProgress::default() };
-        status.loss_nanonats = loss_nanonats.or(status.loss_nanonats);
+        status.loss_nanonats = progress.loss_nanonats.or(status.loss_nanonats);
+        status.per_second = progress.per_second.or(status.per_second);
+        let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        status.eta_ms =
+            elapsed.saturating_mul(total.saturating_sub(done)).checked_div(done.saturating_sub(at));
         node.events.tell(&NodeEvent::Duty { duty: status.clone() });
     }
 

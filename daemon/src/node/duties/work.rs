@@ -42,6 +42,8 @@ impl Work {
             round,
             progress: JobProgress::default(),
             loss_nanonats: None,
+            per_second: None,
+            eta_ms: None,
             finished: false,
             error: None,
         }
