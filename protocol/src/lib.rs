@@ -33,6 +33,7 @@ pub mod merkle;
 pub mod model;
 pub mod proof;
 mod remembered;
+pub mod replay;
 pub mod review;
 pub mod store;
 pub mod training;

@@ -62,7 +62,7 @@ fn payload(
 ) -> Option<Payload> {
     let (me, ledger) = (id(chain, node), *chain.host.chain());
     Some(match duty {
-        Duty::Train { .. } => return None,
+        Duty::Train { .. } | Duty::Show { .. } => return None,
         Duty::Join { model, round } => Payload::JoinRound { model, round },
         Duty::Commit { model, round, .. } => {
             let content = codec::hash(&manifest(chain, &chain.round(&model, round), node));

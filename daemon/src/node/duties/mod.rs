@@ -9,7 +9,9 @@
 mod attest;
 mod compress;
 pub(crate) mod inputs;
+mod replay;
 mod review;
+mod show;
 mod status;
 mod train;
 mod work;
@@ -28,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use show::shown;
 pub use status::Training;
 use work::Work;
 
@@ -207,6 +210,15 @@ impl Duties {
         let send = |payload| Answer::Send(Box::new(payload));
         match duty {
             Duty::Join { model, round } => send(Payload::JoinRound { model, round }),
+            Duty::Show { model, round, contribution } => {
+                let slice = node.ledger.read(|view| show::slice(view, &contribution));
+                match slice {
+                    Some(_) if self.notes.shown(&model, round).is_none() => {
+                        Answer::Compute(Work::Show(model, round))
+                    }
+                    _ => Answer::Nothing,
+                }
+            }
             Duty::Train { model, round, late } => {
                 let done = self.notes.trained(&model, round).is_some()
                     || self.notes.delta(&model, round).is_some();

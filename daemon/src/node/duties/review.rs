@@ -11,6 +11,7 @@ use protocol::review::{Gain, Review, Verdict, gain, judge};
 use protocol::worker::{SubmittedDelta, Variant, WorkerOutcome};
 
 use super::inputs::{Inputs, JOB_MAX, delta_name, name};
+use super::replay::{Wanted, replay};
 use super::{Done, Outcome};
 use crate::blobs::Priority;
 use crate::node::Node;
@@ -61,9 +62,26 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
             Ok(_) | Err(_) => {}
         }
     }
+    let wanted: Vec<Wanted<'_>> = inputs
+        .submitted
+        .iter()
+        .filter(|(_, c)| fetched.iter().any(|delta| delta.mine && delta.id == c.id()))
+        .filter_map(|(_, c)| Some(Wanted { id: c.id(), manifest: c.manifest.as_ref()? }))
+        .collect();
+    let replayed = replay(node, &inputs, &wanted).await?;
+    for delta in &mut fetched {
+        let compelled = replayed.get(&delta.id).and_then(|replayed| replayed.verdict());
+        if let Some(verdict) = compelled {
+            delta.mine = false;
+            reviews.insert(delta.id, without_gain(verdict));
+        }
+    }
     measure(node, &inputs, &fetched, &mut reviews).await?;
     let notes = notes.clone();
     tokio::task::spawn_blocking(move || {
+        for (id, replayed) in replayed {
+            notes.put_replayed(&model, index, &id, replayed)?;
+        }
         reviews.iter().try_for_each(|(id, review)| notes.put_review(&model, index, id, review))
     })
     .await?
@@ -78,7 +96,7 @@ struct Fetched {
     seed: u64,
     round: u32,
     weight_ppm: u32,
-    /// Whether this node sits on its panel.
+    /// Whether this node sits on its panel and has to measure it.
     mine: bool,
 }
 

@@ -14,7 +14,8 @@ use protocol::limits;
 use protocol::model::{DataClass, DatasetManifest, Shard};
 use protocol::training::{Draw, steps_for, steps_seed};
 use protocol::worker::{
-    FileName, InnerRun, ModelFiles, TrainJob, TrainOutcome, WorkerOutcome, WorkerRequest,
+    FileName, InnerRun, ModelFiles, StateOutputs, TrainJob, TrainOutcome, WorkerOutcome,
+    WorkerRequest,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,10 @@ use crate::worker::{Job, Lane, WorkerError};
 /// Part of the time for training that a node plans for its inner steps, in ppm; the rest is for
 /// data to arrive, for reviews in between and for the delta.
 const STEPS_MARGIN_PPM: u32 = 750_000;
+
+/// States that a run keeps at most, and their length together: a disk holds those of two rounds.
+const STATES_MAX: u64 = 8;
+const STATES_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// How a run ended.
 enum End {
@@ -69,7 +74,10 @@ pub(super) async fn train(
         checkpoint: name("head.safetensors")?,
         checkpoint_out: name(run::TRAINED)?,
         resume: Some(name(run::RESUME)?),
-        states: None,
+        states: Some(StateOutputs {
+            prefix: name(run::STATES)?,
+            every: states_every(plan.steps, inputs.spec().parameters()),
+        }),
     });
     let end = tokio::select! {
         biased;
@@ -111,6 +119,19 @@ pub(super) async fn train(
     .context("cannot write down what was trained")?;
     node.training.trained(trained.loss_first_nanonats, trained.loss_last_nanonats);
     Ok(Done::Noted)
+}
+
+/// Steps between two states that are kept: a slice that is asked for is run again from the one
+/// before it.
+fn states_every(steps: u32, parameters: u64) -> u32 {
+    let one = state_bytes(parameters).max(1);
+    let fit = STATES_BYTES_MAX.checked_div(one).unwrap_or(0).clamp(1, STATES_MAX);
+    steps.div_ceil(u32::try_from(fit).unwrap_or(1)).max(1)
+}
+
+/// Length of a state: weights and two moments in f32, and a header.
+pub(super) const fn state_bytes(parameters: u64) -> u64 {
+    parameters.saturating_mul(12).saturating_add(1_024)
 }
 
 /// How many steps the run takes: as it began, or as many as this node is fast enough for.
@@ -227,4 +248,18 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     Ok(tokio::task::spawn_blocking(work).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_few_and_bounded() {
+        assert_eq!(states_every(30, 1_000_000), 4);
+        assert_eq!(states_every(1, 1_000_000), 1);
+        // Two states of 125M parameters fit, one of 1B.
+        assert_eq!(states_every(100, 125_000_000), 50);
+        assert_eq!(states_every(100, 1_000_000_000), 100);
+    }
 }

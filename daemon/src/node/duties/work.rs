@@ -6,7 +6,7 @@ use protocol::api::{DutyKind, DutyStatus, JobProgress};
 use protocol::ids::ModelId;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, attest, compress, review, train};
+use super::{Outcome, attest, compress, review, show, train};
 use crate::node::Node;
 use crate::node::notes::Notes;
 
@@ -14,6 +14,8 @@ use crate::node::notes::Notes;
 /// itself. Reviews of a round are done together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Work {
+    /// Making the states that reviewers will ask for.
+    Show(ModelId, u32),
     /// Reviewing a round's deltas.
     Review(ModelId, u32),
     /// Merging a round's deltas.
@@ -28,7 +30,7 @@ impl Work {
     /// For people.
     pub(super) fn status(self) -> DutyStatus {
         let (kind, model, round) = match self {
-            Self::Train(model, round) | Self::Compress(model, round) => {
+            Self::Train(model, round) | Self::Compress(model, round) | Self::Show(model, round) => {
                 (DutyKind::Train, model, round)
             }
             Self::Review(model, round) => (DutyKind::Review, model, round),
@@ -62,6 +64,7 @@ impl Work {
         match self {
             Self::Train(model, round) => train::train(node, notes, (model, round), stop).await,
             Self::Compress(model, round) => compress::compress(node, notes, (model, round)).await,
+            Self::Show(model, round) => show::show(node, notes, (model, round)).await,
             Self::Review(model, round) => review::review(node, notes, model, round).await,
             Self::Attest(model, round) => attest::attest(node, notes, model, round).await,
         }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use protocol::codec::{self, Canonical};
 use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId};
 use protocol::model::{DeltaManifest, Head};
+use protocol::replay::ShownStates;
 use protocol::review::{Gain, Review};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,8 @@ impl Notes {
         read(&self.round(model, round).join("head"))
     }
 
-    /// Blobs of every round that is remembered: own deltas, and heads that were merged here.
+    /// Blobs of every round that is remembered: own deltas, states that are shown, and heads that
+    /// were merged here.
     pub fn blobs(&self) -> Vec<ContentHash> {
         let folders = |dir: &Path| {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -116,7 +118,8 @@ impl Notes {
                 let delta = read::<DeltaManifest>(&round.join("manifest")).map(|m| m.payload);
                 let head = read::<HeadNote>(&round.join("head")).map(|note| note.head);
                 let head = head.map(|head| [head.checkpoint, head.outer_state]);
-                delta.into_iter().chain(head.into_iter().flatten())
+                let shown = read::<ShownStates>(&round.join("shown")).map(|shown| shown.before);
+                delta.into_iter().chain(shown).chain(head.into_iter().flatten())
             })
             .collect()
     }

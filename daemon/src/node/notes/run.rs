@@ -12,9 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use protocol::codec::{self, Canonical};
-use protocol::ids::{ContentHash, ModelId};
+use protocol::ids::{ContentHash, ContributionId, ModelId};
 use protocol::limits;
 use protocol::model::{DataClass, Determinism};
+use protocol::replay::{Replayed, ShownStates};
 use serde::{Deserialize, Serialize};
 
 use super::{Notes, read, write};
@@ -108,6 +109,33 @@ impl Notes {
     /// What a run gave.
     pub fn trained(&self, model: &ModelId, round: u32) -> Option<TrainedNote> {
         read(&self.round(model, round).join("trained"))
+    }
+
+    /// Remembers what is shown of a run.
+    pub fn put_shown(&self, model: &ModelId, round: u32, shown: &ShownStates) -> io::Result<()> {
+        write(&self.round(model, round).join("shown"), &codec::encode(shown))
+    }
+
+    /// What is shown of a run.
+    pub fn shown(&self, model: &ModelId, round: u32) -> Option<ShownStates> {
+        read(&self.round(model, round).join("shown"))
+    }
+
+    /// Remembers what came of replaying somebody's slice, for people.
+    pub fn put_replayed(
+        &self,
+        model: &ModelId,
+        round: u32,
+        id: &ContributionId,
+        replayed: Replayed,
+    ) -> io::Result<()> {
+        let path = self.round(model, round).join(format!("replay-{id}"));
+        write(&path, &codec::encode(&replayed))
+    }
+
+    /// What came of it.
+    pub fn replayed(&self, model: &ModelId, round: u32, id: &ContributionId) -> Option<Replayed> {
+        read(&self.round(model, round).join(format!("replay-{id}")))
     }
 
     /// Remembers how fast this node trains a model.
