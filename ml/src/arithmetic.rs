@@ -25,6 +25,15 @@ pub fn nanonats(loss: f64) -> Option<u64> {
     fits.then_some(scaled as u64)
 }
 
+/// A number in parts per million, rounded up; the largest there is for what does not fit or is
+/// not a number.
+pub fn to_ppm_up(value: f64) -> u64 {
+    let scaled = (value * 1e6).ceil();
+    // Below 2^63 every whole f64 is a u64 exactly.
+    let fits = scaled.is_finite() && (0.0..9.2e18).contains(&scaled);
+    if fits { scaled as u64 } else { u64::MAX }
+}
+
 /// A count as a number. Exact below 2^53, which no count in memory reaches.
 pub fn count(value: usize) -> f64 {
     value as f64
@@ -99,7 +108,7 @@ mod tests {
             (1.0 + 1.0 / 256.0, 1.0),
             (1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
             (-1.0 - 1.1 / 256.0, -1.0 - 2.0 / 256.0),
-            (1e-40, 1.010_198_6e-40),
+            (1e-40, 9.183_55e-41),
         ] {
             assert_eq!(round(value).to_bits(), f32::to_bits(expect), "{value}");
         }

@@ -195,7 +195,7 @@ impl Worker {
             }
             #[cfg(feature = "torch")]
             WorkerRequest::Generate(job) => {
-                crate::torch::generate::run(&self.directory, &job, report)
+                crate::torch::generate::run(&self.machine(), &job, report)
             }
             #[cfg(not(feature = "torch"))]
             WorkerRequest::Train(_)

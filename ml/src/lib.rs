@@ -27,6 +27,8 @@ pub mod lab;
 pub mod memory;
 pub mod merge;
 pub mod merkle;
+pub mod privacy;
+pub mod python;
 pub mod sample;
 pub mod sandbox;
 pub mod tensors;

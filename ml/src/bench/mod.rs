@@ -1,6 +1,8 @@
 //! `ayni-worker bench`: our speed beside the same work in other programs.
 
 #[cfg(feature = "torch")]
+mod generate;
+#[cfg(feature = "torch")]
 pub mod python;
 #[cfg(feature = "torch")]
 pub mod side;
@@ -14,6 +16,9 @@ use crate::figures::{CommandError, Figures};
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
+    /// Generation beside transformers, on the same weights.
+    #[cfg(feature = "torch")]
+    Generate(generate::Generate),
     /// Training beside the same model in PyTorch: tokens per second and losses, at 1 and 2
     /// threads, in f32 and bf16. Takes about 8 minutes with 9 pairs.
     #[cfg(feature = "torch")]
@@ -26,11 +31,14 @@ pub enum Bench {
 
 /// Measures.
 pub fn run(bench: &Bench) -> Result<Figures, CommandError> {
-    #[cfg(feature = "torch")]
-    return match bench {
+    match bench {
+        #[cfg(feature = "torch")]
+        Bench::Generate(options) => generate::run(options),
+        #[cfg(feature = "torch")]
         Bench::Train(options) => train::run(options),
+        #[cfg(feature = "torch")]
         Bench::TrainSide(options) => side::run(options),
-    };
-    #[cfg(not(feature = "torch"))]
-    match *bench {}
+        #[cfg(not(feature = "torch"))]
+        _ => unreachable!("nothing to measure without libtorch"),
+    }
 }

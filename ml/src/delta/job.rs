@@ -12,6 +12,7 @@ use crate::feedback;
 use crate::files::JobDirectory;
 use crate::jobs::{check_architecture, check_parameters, read_checkpoint};
 use crate::merge::blocks::spread;
+use crate::privacy;
 use crate::tensors::{TensorSpec, tensor_specs};
 
 /// Runs a compress job.
@@ -21,7 +22,12 @@ pub fn run(directory: &JobDirectory, job: &CompressJob) -> Result<WorkerOutcome,
     let specs = tensor_specs(&job.spec);
     let head = read_checkpoint(directory, &job.checkpoint, &specs)?;
     let trained = read_checkpoint(directory, &job.trained, &specs)?;
-    let change = feedback::difference(&head, &trained);
+    let mut change = feedback::difference(&head, &trained);
+    if let Some(privacy) = &job.privacy {
+        // Before anything else sees the change: see `privacy`.
+        privacy::check(privacy, job.parameters.compression)?;
+        privacy::protect(&mut change, privacy, job.round, trained.hash())?;
+    }
     drop((head, trained));
     let error = match &job.feedback {
         Some(name) => read_checkpoint(directory, name, &specs)?,
@@ -47,7 +53,7 @@ pub fn run(directory: &JobDirectory, job: &CompressJob) -> Result<WorkerOutcome,
         payload: ContentHash::of(&payload),
         payload_bytes: u64::try_from(payload.len()).unwrap_or(u64::MAX),
         values_sent: u64::try_from(sent.len()).unwrap_or(u64::MAX),
-        privacy: None,
+        privacy: job.privacy.as_ref().map(privacy::outcome),
     }))
 }
 

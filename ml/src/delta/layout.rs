@@ -159,7 +159,9 @@ impl<'a> Sections<'a> {
         let (packed, rest) = self.packed.split_at_checked(packed_bytes(len))?;
         self.packed = rest;
         let counts = counts(Quantized::codes(packed, len));
-        let unused = packed.last().is_some_and(|last| len % 4 != 0 && last >> (2 * (len % 4)) != 0);
+        let unused = packed
+            .last()
+            .is_some_and(|last| !len.is_multiple_of(4) && last >> (2 * (len % 4)) != 0);
         let canonical = !unused && unused_are_zero(&codebook, &counts);
         let packed = packed.to_vec();
         canonical.then_some(DeltaTensor::Quantized(Quantized { codebook, counts, packed, len }))

@@ -2,7 +2,15 @@
 
 mod data;
 mod delta;
+mod delta_fuzz;
+mod lab;
 mod merge;
+#[cfg(feature = "torch")]
+mod models;
+#[cfg(feature = "torch")]
+mod models_generate;
+mod models_import;
+mod privacy;
 mod process;
 mod sandbox;
 mod support;

@@ -280,8 +280,8 @@ mod torch {
         compress(&mut worker, compress_job("b"));
 
         let specs = tensor_specs(&small_spec());
-        let keep = parameters().keep_per_chunk;
-        let delta = delta::decode(&worker.get("delta-a"), &specs, keep).expect("canonical");
+        let plan = delta::Plan::new(&specs, &parameters(), 0, 0);
+        let delta = delta::decode(&worker.get("delta-a"), &plan).expect("canonical");
         let sent = u64::try_from(delta.len()).expect("small");
         assert_eq!(sent, outcome.values_sent, "equal models send equally many values");
         let accepted = Checkpoint::from_bytes(&worker.get("accepted-a"), &specs).expect("feedback");

@@ -10,6 +10,7 @@ mod text;
 
 use protocol::ids::derive;
 use protocol::limits;
+use protocol::model::ModelSpec;
 use protocol::worker::{GenerateJob, Progress, WorkerOutcome};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -18,14 +19,13 @@ pub use engine::Engine;
 pub use sample::{choose, nucleus};
 pub use text::Continuation;
 
+use super::Machine;
 use super::model::{Model, Options};
 use crate::error::JobError;
-use crate::files::JobDirectory;
 use crate::huggingface::fold;
 use crate::jobs::{Report, check_architecture, read_checkpoint};
 use crate::tensors::{architecture_specs, index, tensor_specs};
 use crate::tokenizer::Tokenizer;
-use protocol::model::ModelSpec;
 
 /// What the model reads when there is no prompt: the start of a line.
 const START: &[u8] = b"\n";
@@ -38,19 +38,19 @@ const ALL_PPM: u32 = 1_000_000;
 
 /// Runs a generation job.
 pub fn run(
-    directory: &JobDirectory,
+    machine: &Machine<'_>,
     job: &GenerateJob,
     report: &mut Report<'_>,
 ) -> Result<WorkerOutcome, JobError> {
     check(job)?;
-    let tokenizer = Tokenizer::open(directory, &job.spec, job.files.tokenizer.as_ref())?;
+    let tokenizer = Tokenizer::open(machine.directory, &job.spec, job.files.tokenizer.as_ref())?;
     let prompts = job
         .prompts
         .iter()
         .map(|prompt| prompt_tokens(&tokenizer, prompt))
         .collect::<Result<Vec<_>, _>>()?;
     let _guard = tch::no_grad_guard();
-    let model = load(directory, job)?;
+    let model = load(machine, job)?;
     let decoder = model
         .network()
         .decoder()
@@ -104,17 +104,19 @@ fn prompt_tokens(tokenizer: &Tokenizer, prompt: &[u8]) -> Result<Vec<u32>, JobEr
 }
 
 /// The model; an adapter is folded into its base, which computes the same with fewer products.
-fn load(directory: &JobDirectory, job: &GenerateJob) -> Result<Model, JobError> {
+fn load(machine: &Machine<'_>, job: &GenerateJob) -> Result<Model, JobError> {
+    let directory = machine.directory;
+    let options = Options { device: machine.device, ..Options::inference() };
     let checkpoint = read_checkpoint(directory, &job.checkpoint, &tensor_specs(&job.spec))?;
     let Some(adapter) = &job.spec.adapter else {
-        return Model::new(&job.spec, &checkpoint, None, Options::inference());
+        return Model::new(&job.spec, &checkpoint, None, options);
     };
     let file = job.files.base.as_ref().ok_or_else(|| {
         JobError::Request("the checkpoint under the adapter is needed too".into())
     })?;
     let base = read_checkpoint(directory, file, &architecture_specs(&job.spec.architecture))?;
     let whole = ModelSpec { adapter: None, ..job.spec.clone() };
-    Model::new(&whole, &fold(base, &checkpoint, adapter), None, Options::inference())
+    Model::new(&whole, &fold(base, &checkpoint, adapter), None, options)
 }
 
 /// One prompt and its continuation.
