@@ -1,5 +1,6 @@
 //! Tests of the public surface: encodings, merging, and the worker as a real process.
 
+mod data;
 mod delta;
 mod delta_fuzz;
 mod lab;
