@@ -65,7 +65,8 @@ async fn network(folder: &Path, workers: [(Manner, u64); 4]) -> Network {
     }
     let client = &nodes[0].client;
     let path = texts.to_str().expect("a plain path").to_owned();
-    let request = PublishRequest { name: "texts".to_owned(), licence: "MIT".to_owned(), path };
+    let request =
+        PublishRequest { name: "texts".to_owned(), licence: "MIT".to_owned(), path, ingest: None };
     let job = client.publish(&request).await.expect("started");
     client.wait_job(job, |_| ()).await.expect("published");
     let suite = "what is held out. ".repeat(100).into_bytes();
