@@ -31,7 +31,7 @@ pub(super) use sink::Sink;
 
 /// Longest document. A longer one does not fit a published shard.
 pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024 - 1;
-const _: () = assert!(DOCUMENT_BYTES_MAX as u64 + 1 <= SHARD_BYTES_MAX);
+const _: () = assert!((DOCUMENT_BYTES_MAX as u64) < SHARD_BYTES_MAX);
 /// Documents between two reports.
 const REPORT_DOCUMENTS: u64 = 1_000;
 /// Part of a million.
