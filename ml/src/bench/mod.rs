@@ -3,8 +3,6 @@
 #[cfg(feature = "torch")]
 mod generate;
 #[cfg(feature = "torch")]
-pub mod python;
-#[cfg(feature = "torch")]
 pub mod side;
 #[cfg(feature = "torch")]
 pub mod train;

@@ -11,11 +11,11 @@ use protocol::model::{Architecture, ModelSpec, Precision, RoundParameters};
 use protocol::worker::{InnerRun, ModelFiles};
 use serde_json::{Value, json};
 
-use super::python;
 use crate::data::{Input, Shards, Source};
 use crate::error::JobError;
 use crate::figures::{CommandError, Figures};
 use crate::initialize::initial_checkpoint;
+use crate::python;
 
 /// The model has 3.4M parameters: large enough that arithmetic decides, small enough for 80
 /// processes on two cores.
@@ -29,6 +29,9 @@ pub(super) const BATCH: u32 = 4;
 /// Steps of a process, and how many of them are not timed.
 pub(super) const STEPS: u32 = 20;
 pub(super) const WARMUP: u32 = 5;
+/// Learning rate. Larger ones bring the run to the edge of stability within these steps, where the
+/// roundings of bfloat16 alone lead two runs apart.
+const RATE_PPM: u32 = 500;
 /// Our tokens per second over the peer's, median of the pairs.
 const RATIO_AIM: f64 = 0.97;
 /// Difference of the losses after the last step.
@@ -52,15 +55,21 @@ const SETTINGS: [(u16, &str); 4] = [(1, "f32"), (2, "f32"), (1, "bf16"), (2, "bf
 
 /// Measures all settings.
 pub fn run(options: &Options) -> Result<Figures, CommandError> {
-    let python = python::interpreter(options.python.as_deref(), &[])?;
-    let folder = python::target().join("bench-train");
+    let python = python::interpreter(options.python.as_deref())?;
+    let folder = std::env::temp_dir().join(format!("ayni-bench-train-{}", std::process::id()));
     prepare(&folder)?;
+    let figures = measure_all(options, &python, &folder);
+    std::fs::remove_dir_all(&folder).map_err(CommandError::io("removing the peer's files"))?;
+    figures
+}
+
+fn measure_all(options: &Options, python: &Path, folder: &Path) -> Result<Figures, CommandError> {
     let mut rows = Vec::new();
     for (threads, precision) in SETTINGS {
         let mut row = Row { threads, precision, ..Row::default() };
         for pair in 0..options.pairs {
             let ours = || ours(threads, precision, false);
-            let theirs = || theirs(&python, &folder, threads, precision);
+            let theirs = || theirs(python, folder, threads, precision);
             let (ours, theirs) = if pair % 2 == 0 {
                 let ours = ours()?;
                 (ours, theirs()?)
@@ -276,7 +285,12 @@ pub(super) fn run_of(spec: &ModelSpec, precision: Precision) -> InnerRun {
     InnerRun {
         spec: spec.clone(),
         files: ModelFiles::default(),
-        parameters: RoundParameters { batch: BATCH, precision, ..RoundParameters::default() },
+        parameters: RoundParameters {
+            batch: BATCH,
+            precision,
+            learning_rate_ppm: RATE_PPM,
+            ..RoundParameters::default()
+        },
         steps: STEPS,
         steps_before: 0,
         seed: 1,

@@ -9,7 +9,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use protocol::model::Architecture;
 use protocol::worker::{
-    DataFormat, FailureKind, IngestJob, IngestOutcome, WorkerOutcome, WorkerRequest,
+    DataFormat, FailureKind, IngestJob, IngestOutcome, WorkerOutcome, WorkerReply, WorkerRequest,
 };
 
 use crate::process::{Process, file};
@@ -82,7 +82,7 @@ fn cnn(channels: u32) -> Architecture {
 fn json_lines_split_once_and_in_bounds() {
     let mut worker = Process::start();
     let mut lines: Vec<String> =
-        (0..300).map(|i| format!(r#"{{"text": "document {i} é", "other": [{i}]}}"#)).collect();
+        (0..600).map(|i| format!(r#"{{"text": "document {i} é", "other": [{i}]}}"#)).collect();
     lines.push(lines[7].clone());
     lines.push(String::new());
     for bad in [
@@ -115,17 +115,17 @@ fn json_lines_split_once_and_in_bounds() {
         ]
     );
     assert_eq!(outcome.examples.len(), 10);
-    assert_eq!(outcome.examples[0], "a.jsonl: line 303: not a JSON object");
+    assert_eq!(outcome.examples[0], "a.jsonl: line 603: not a JSON object");
     let (train, held_out) = documents(&worker, &outcome);
-    assert_eq!(train.len() + held_out.len(), 301);
+    assert_eq!(train.len() + held_out.len(), 601);
     assert_eq!(u64::try_from(held_out.len()).expect("small"), outcome.held_out_documents);
-    assert!((30..90).contains(&held_out.len()), "a fifth: {}", held_out.len());
+    assert!((70..180).contains(&held_out.len()), "a fifth: {}", held_out.len());
     assert!(train.iter().all(|document| !held_out.contains(document)));
     assert!(outcome.shards.iter().all(|(bytes, _)| *bytes <= 4_096));
     assert!(outcome.shards.len() > 1);
 
     // The same documents elsewhere, in another order, fall on the same sides.
-    lines.truncate(300);
+    lines.truncate(600);
     lines.reverse();
     worker.put("b.jsonl", lines.join("\n").as_bytes());
     let again = ingest(&mut worker, job(DataFormat::Jsonl, &["b.jsonl"]));
@@ -250,8 +250,11 @@ fn parquet_and_parquet_that_means_harm() {
             let mut bytes = good.clone();
             bytes[at] ^= change;
             worker.put("damaged", &bytes);
-            let (_, reply) = worker.ask(WorkerRequest::Ingest(damaged.clone()));
-            drop(reply);
+            if let WorkerReply::Failed(failure) =
+                worker.ask(WorkerRequest::Ingest(damaged.clone())).1
+            {
+                assert_eq!(failure.kind, FailureKind::BadInput, "{}", failure.message);
+            }
         }
         worker.put("damaged", &good[..at]);
         refused(&mut worker, damaged.clone());

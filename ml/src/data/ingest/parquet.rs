@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -37,7 +38,7 @@ pub(super) fn read(
     let bad = |what: String| JobError::Request(format!("{name}: {what}"));
     check_footer(&file, length).map_err(&bad)?;
     let copy = file.try_clone().map_err(|error| bad(error.to_string()))?;
-    let reader = SerializedFileReader::new(file).map_err(|error| bad(error.to_string()))?;
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(&bad)?;
     let schema = reader.metadata().file_metadata().schema();
     let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
     for column in columns.needed() {
@@ -51,16 +52,28 @@ pub(super) fn read(
         .with_fields(read.collect())
         .build()
         .map_err(|error| bad(error.to_string()))?;
-    let rows = reader.get_row_iter(Some(projection)).map_err(|error| bad(error.to_string()))?;
-    for (number, row) in rows.with_batch_size(BATCH_ROWS).enumerate() {
+    let rows = guarded(|| reader.get_row_iter(Some(projection))).map_err(&bad)?;
+    let mut rows = rows.with_batch_size(BATCH_ROWS);
+    for number in 0u64.. {
         let place = || format!("{name}: row {number}");
         // After an error the rest of the file cannot be found.
-        let row = row.map_err(|error| bad(format!("row {number}: {error}")))?;
+        let next = guarded(|| rows.next().transpose());
+        let Some(row) = next.map_err(|error| bad(format!("row {number}: {error}")))? else {
+            break;
+        };
         let cells: Vec<(&str, Cell<'_>)> =
             row.get_column_iter().map(|(name, field)| (name.as_str(), cell(field))).collect();
         columns.take(&cells, place, sink)?;
     }
     Ok(())
+}
+
+/// Calls into the reader. It panics at some damage; what it was reading is then given up.
+fn guarded<T>(call: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("a damaged page".into()),
+    }
 }
 
 fn cell(field: &Field) -> Cell<'_> {
