@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "torch")]
 use ayni_ml::checkpoint::Checkpoint;
 use ayni_ml::files::JobDirectory;
 use ayni_ml::huggingface::{export, import};
+#[cfg(feature = "torch")]
 use ayni_ml::tensors::architecture_specs;
 use protocol::ids::ContentHash;
 use protocol::model::{Architecture, ModelSpec};
@@ -187,6 +189,7 @@ impl Folder {
         }
     }
 
+    #[cfg(feature = "torch")]
     fn checkpoint(&self, architecture: &Architecture) -> Checkpoint {
         Checkpoint::from_bytes(&self.get("head"), &architecture_specs(architecture)).expect("ours")
     }
@@ -396,7 +399,10 @@ fn what_does_not_fit_is_refused_before_it_is_read() {
         config[field] = value;
         folder.import(&config, &["weights"]).expect_err(field)
     };
-    assert!(with("hidden_size", 16_384.into()).contains("parameters"));
+    let mut large = config.clone();
+    large["num_hidden_layers"] = 99.into();
+    large["intermediate_size"] = 65_536.into();
+    assert!(folder.import(&large, &["weights"]).expect_err("1.2e9").contains("parameters"));
     assert!(with("num_hidden_layers", 100.into()).contains("layers"));
     assert!(with("vocab_size", 299.into()).contains("299 symbols"));
     assert!(with("num_key_value_heads", 3.into()).contains("kv_heads"));
