@@ -24,6 +24,8 @@ fn greedy(logits: &[f32]) -> u32 {
 }
 
 fn model(spec: &ModelSpec) -> Model {
+    // Tests run side by side.
+    ayni_ml::torch::prepare_thread(1);
     // Larger than at the beginning, so that every token changes the next.
     let mut checkpoint = initial_checkpoint(spec);
     for tensor in &mut checkpoint.tensors {

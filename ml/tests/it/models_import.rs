@@ -128,7 +128,7 @@ pub(crate) fn tokenizer_json() -> Vec<u8> {
     vocabulary.insert("the".into(), 257.into());
     json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [{"id": 299, "content": "<|endoftext|>", "single_word": false,
+        "added_tokens": [{"id": 258, "content": "<|endoftext|>", "single_word": false,
             "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
         "normalizer": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
@@ -260,6 +260,7 @@ fn logits_are_those_of_transformers() {
     ];
     for ((config, tensors), expected) in golden {
         use ayni_ml::torch::model::{Batch, Model, Options};
+        ayni_ml::torch::prepare_thread(1);
         let folder = Folder::new();
         folder.put("weights", &safetensors(&tensors));
         let (architecture, notes) = folder.import(&config, &["weights"]).expect("imports");
@@ -404,7 +405,7 @@ fn what_does_not_fit_is_refused_before_it_is_read() {
     large["intermediate_size"] = 65_536.into();
     assert!(folder.import(&large, &["weights"]).expect_err("1.2e9").contains("parameters"));
     assert!(with("num_hidden_layers", 100.into()).contains("layers"));
-    assert!(with("vocab_size", 299.into()).contains("299 symbols"));
+    assert!(with("vocab_size", 258.into()).contains("258 symbols"));
     assert!(with("num_key_value_heads", 3.into()).contains("kv_heads"));
     assert!(with("max_position_embeddings", 1_000_000.into()).contains("context"));
     folder.put("tokenizer", b"{}");
