@@ -204,7 +204,7 @@ fn spec(architecture: Architecture) -> ModelSpec {
 #[cfg(feature = "torch")]
 #[test]
 fn logits_are_those_of_transformers() {
-    let golden: [((Value, Tensors), [f32; 8]); 4] = [
+    let golden: [((Value, Tensors), [f64; 8]); 4] = [
         (
             llama(false),
             [
@@ -274,7 +274,7 @@ fn logits_are_those_of_transformers() {
         let logits = model.logits(&batch).expect("computes").get(-1);
         for (i, expected) in (0i64..).zip(expected) {
             let ours = logits.double_value(&[i]);
-            assert!((ours - f64::from(expected)).abs() < 1e-4, "{i}: {ours}, {expected}");
+            assert!((ours - expected).abs() < 1e-4, "{i}: {ours}, {expected}");
         }
     }
 }
