@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protocol::ids::ContentHash;
-use protocol::model::{ModelSpec, RoundParameters};
+use protocol::model::{Architecture, ModelSpec, RoundParameters};
 use protocol::worker::{
     FileName, Progress, SandboxStatus, WORKER_PROTOCOL_VERSION, WorkerDescription, WorkerOutcome,
     WorkerReply, WorkerRequest,
@@ -184,7 +184,7 @@ impl Worker {
             WorkerRequest::Compress(job) => crate::delta::job::run(&self.directory, &job),
             WorkerRequest::Import(job) => crate::huggingface::import(&self.directory, &job),
             WorkerRequest::Export(job) => crate::huggingface::export(&self.directory, &job),
-            WorkerRequest::Ingest(_) => Err(JobError::Unsupported),
+            WorkerRequest::Ingest(job) => crate::data::ingest::run(&self.directory, &job, report),
             #[cfg(feature = "torch")]
             WorkerRequest::Train(job) => crate::torch::train::run(&self.machine(), &job, report),
             #[cfg(feature = "torch")]
@@ -268,6 +268,22 @@ pub fn check_architecture(spec: &ModelSpec) -> Result<(), JobError> {
         ..spec.clone()
     };
     shape_only.validate().map_err(|error| JobError::Request(error.to_string()))
+}
+
+/// Checks a shape that comes without a model.
+pub fn check_shape(architecture: &Architecture) -> Result<(), JobError> {
+    check_architecture(&ModelSpec {
+        name: String::new(),
+        architecture: *architecture,
+        tokenizer: (!architecture.reads_bytes()).then(ContentHash::default),
+        adapter: None,
+        seed: 0,
+        imported: false,
+        initial_checkpoint: ContentHash::default(),
+        evaluation_suite: ContentHash::default(),
+        evaluation_suite_bytes: 0,
+        licence: String::new(),
+    })
 }
 
 /// Checks the parameters of a round.

@@ -99,7 +99,8 @@ pub use credits::{
     TransactionReceipt,
 };
 pub use data::{
-    BlobReceipt, DataList, DatasetSummary, PrivateRequest, PrivateSummary, PublishRequest,
+    BlobReceipt, DataList, DatasetSummary, IngestOptions, IngestReport, PrivateRequest,
+    PrivateSummary, PublishRequest,
 };
 pub use error::{ApiError, ErrorBody, ErrorCode};
 pub use governance::{

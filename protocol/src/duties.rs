@@ -2,14 +2,24 @@
 //! its duties again and the simulator runs the same code.
 
 use crate::ids::{ContributionId, ModelId, NodeId};
-use crate::ledger::entries::{Phase, Round};
+use crate::ledger::entries::{Contribution, Phase, Round};
 use crate::ledger::rounds::{contributions, late_home, open_rounds_of, submitted};
 use crate::ledger::state::State;
+use crate::replay::Replayed;
 use crate::review::Verdict;
 
 /// Something a node owes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Duty {
+    /// Show the states around the drawn slice of one's own training to the reviewers.
+    Show {
+        /// The model.
+        model: ModelId,
+        /// The round for which was trained.
+        round: u32,
+        /// The delta.
+        contribution: ContributionId,
+    },
     /// Join the round.
     Join {
         /// The model.
@@ -93,7 +103,10 @@ pub fn owed(state: &State<'_>, node: &NodeId, joins: impl Fn(&ModelId) -> bool) 
                 let own = submissions(state, &round, node);
                 duties.extend(own.map(|trained| Duty::Submit { model, round: trained }));
             }
-            Phase::Reviewing | Phase::Revealing => reviews(state, &round, node, &mut duties),
+            Phase::Reviewing | Phase::Revealing => {
+                shows(state, &round, node, &mut duties);
+                reviews(state, &round, node, &mut duties);
+            }
             Phase::Attesting => {
                 let mine = round.attestors.iter().find(|a| a.node == *node);
                 if mine.is_some_and(|a| a.attested.is_none()) {
@@ -138,6 +151,18 @@ fn submissions<'a>(
         .filter_map(|(_, contribution)| contribution)
         .filter(|c| c.author == *node && c.manifest.is_none())
         .map(|c| c.round)
+}
+
+/// Deltas of the node that reviewers may replay now.
+fn shows(state: &State<'_>, round: &Round, node: &NodeId, duties: &mut Vec<Duty>) {
+    let own = |c: &Contribution| c.author == *node && round.phase == Phase::Reviewing;
+    for (_, contribution) in submitted(state, round).into_iter().filter(|(_, c)| own(c)) {
+        let Some(manifest) = &contribution.manifest else { continue };
+        if Replayed::hindrance(manifest, &manifest.fingerprint).is_none() {
+            let (model, trained) = (round.model, contribution.round);
+            duties.push(Duty::Show { model, round: trained, contribution: contribution.id() });
+        }
+    }
 }
 
 fn reviews(state: &State<'_>, round: &Round, node: &NodeId, duties: &mut Vec<Duty>) {

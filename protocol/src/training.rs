@@ -2,7 +2,7 @@
 //! which windows reviewers read, which windows a head is reported on. Integers and BLAKE3 only.
 
 use crate::amount::PPM;
-use crate::ids::{Beacon, ModelId, derive};
+use crate::ids::{Beacon, ModelId, NodeId, derive};
 use crate::model::ModelSpec;
 
 /// A deterministic stream of 64-bit numbers from a seed: BLAKE3 in extendable-output mode.
@@ -109,6 +109,16 @@ pub fn report_windows(spec: &ModelSpec, count: u32) -> Vec<u64> {
             slot.saturating_mul(2).saturating_add(1)
         })
         .collect()
+}
+
+/// Seed of a member's inner steps: of the order of its windows, and of what else is random in its
+/// delta. Nobody chooses it.
+pub fn steps_seed(beacon: &Beacon, author: &NodeId, round: u32) -> u64 {
+    let seed = derive(
+        "ayni 2026 inner steps seed v1",
+        &[beacon.as_bytes(), author.as_bytes(), &round.to_le_bytes()],
+    );
+    seed.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Inner steps for a node that takes `steps_per_s_milli` thousandths of a step in a second, so

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
+use crate::attack;
 use crate::bench;
 use crate::blobs;
 use crate::corpus;
@@ -63,6 +64,8 @@ pub enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Robust rules against attackers on MNIST, as published.
+    Attack(attack::Options),
     /// Transfers of real nodes, under what goes wrong on the way.
     Blobs {
         /// What goes wrong.
@@ -94,6 +97,8 @@ pub enum Bench {
     Blobs(bench::blobs::Options),
     /// How well members learn together, and with how many bytes, beside data-parallel AdamW.
     Loss(bench::loss::Options),
+    /// What lost deltas and dying members cost.
+    Faults(bench::faults::Options),
 }
 
 /// The network to run.

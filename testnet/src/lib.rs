@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "these are parts of a program that talks to people")]
 
 pub mod arguments;
+pub mod attack;
 pub mod baseline;
 pub mod bench;
 pub mod blobs;

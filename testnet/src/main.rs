@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ayni_testnet::arguments::{Arguments, Bench, Command, Network};
 use ayni_testnet::workspace::Workspace;
-use ayni_testnet::{bench, blobs, crash, crash_store, demo, evil_worker, rot, setup, sim, verify};
+use ayni_testnet::{
+    attack, bench, blobs, crash, crash_store, demo, evil_worker, rot, setup, sim, verify,
+};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -32,6 +34,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Loss(options) } => {
             bench::loss::run(&Workspace::find()?, &options)
         }
+        Command::Bench { what: Bench::Faults(options) } => {
+            bench::faults::run(&Workspace::find()?, &options)
+        }
+        Command::Attack(options) => attack::run(&Workspace::find()?, &options),
         Command::Blobs { what } => blobs::run(&Workspace::find()?, &what),
         Command::Rot(options) => rot::run(&Workspace::find()?, &options),
         Command::Crash(options) => crash::run(&Workspace::find()?, &options),

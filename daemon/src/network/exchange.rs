@@ -183,7 +183,8 @@ impl Task {
             }
             request @ (MetaRequest::Snapshot
             | MetaRequest::Bridges { .. }
-            | MetaRequest::Block(_)) => {
+            | MetaRequest::Block(_)
+            | MetaRequest::States(_)) => {
                 let event = |id| NetworkEvent::AsksLedger { id, peer, request };
                 return self.ask_node(request_id, channel, event);
             }
@@ -262,7 +263,7 @@ const fn cost(request: &MetaRequest) -> f64 {
     match request {
         MetaRequest::Genesis | MetaRequest::Block(_) => 10.0,
         MetaRequest::Bridges { .. } => 2.0,
-        MetaRequest::Status | MetaRequest::Snapshot => 1.0,
+        MetaRequest::Status | MetaRequest::Snapshot | MetaRequest::States(_) => 1.0,
     }
 }
 

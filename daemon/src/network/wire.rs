@@ -5,9 +5,10 @@
 use protocol::amount::Height;
 use protocol::block::{DecidedBlock, Header};
 use protocol::codec::Canonical;
-use protocol::ids::{ChainId, ContentHash};
+use protocol::ids::{ChainId, ContentHash, ContributionId};
 use protocol::limits;
 use protocol::proof::Bridge;
+use protocol::replay::ShownStates;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -127,10 +128,12 @@ pub enum MetaRequest {
     },
     /// The decided block of a height.
     Block(Height),
+    /// The states around the slice of the peer's own training that the beacon has drawn.
+    States(ContributionId),
 }
 
 impl Canonical for MetaRequest {
-    const BYTES_MAX: usize = 32;
+    const BYTES_MAX: usize = 48;
 }
 
 /// An answer about metadata.
@@ -148,6 +151,8 @@ pub enum MetaResponse {
     Bridges(BridgeAnswer),
     /// The block, if the peer has it.
     Block(Option<Box<DecidedBlock>>),
+    /// The states that were asked for.
+    States(Box<ShownStates>),
 }
 
 impl Canonical for MetaResponse {
@@ -240,6 +245,7 @@ impl MetaResponse {
             (MetaRequest::Block(height), Self::Block(block)) => {
                 block.as_ref().is_none_or(|block| block.certificate.height == *height)
             }
+            (MetaRequest::States(_), Self::States(shown)) => shown.is_bounded(),
             _ => false,
         }
     }

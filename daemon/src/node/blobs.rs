@@ -4,22 +4,32 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libp2p::PeerId;
-use protocol::ids::{ContentHash, ModelId};
+use protocol::ids::{ContentHash, ContributionId, ModelId};
 use protocol::ledger::entries::Phase;
+use protocol::ledger::rounds::late_home;
 
 use super::Node;
 use super::ledger::Ledger;
 
-/// Own deltas by payload hash, with their round: "deltas are served only after submissions
+/// Own deltas by payload hash: "deltas are served only after submissions
 /// close" (design 7), so that nobody can copy one in time.
 #[derive(Clone, Default)]
-pub struct Withheld(Arc<Mutex<BTreeMap<ContentHash, (ModelId, u32)>>>);
+pub struct Withheld(Arc<Mutex<BTreeMap<ContentHash, Own>>>);
+
+/// An own delta: the model, the round for which it was trained, its id.
+type Own = (ModelId, u32, ContributionId);
 
 impl Withheld {
-    /// Withholds a delta until its round's submissions are closed.
-    pub fn insert(&self, payload: ContentHash, model: ModelId, round: u32) {
+    /// Withholds a delta until the submissions of the round that merges it are closed.
+    pub fn insert(
+        &self,
+        payload: ContentHash,
+        model: ModelId,
+        round: u32,
+        contribution: ContributionId,
+    ) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.insert(payload, (model, round));
+        map.insert(payload, (model, round, contribution));
     }
 
     /// The deltas that are withheld.
@@ -31,9 +41,14 @@ impl Withheld {
     /// Whether a blob may be served now.
     pub fn allows(&self, ledger: &Ledger, hash: &ContentHash) -> bool {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((model, round)) = map.get(hash).copied() else { return true };
-        let phase = ledger.read(|view| view.round(&model, round).map(|r| r.phase));
-        let closed = phase.is_some_and(|phase| phase > Phase::Submitting);
+        let Some((model, round, contribution)) = map.get(hash).copied() else { return true };
+        let closed = ledger.read(|view| match view.contribution(&contribution) {
+            Some(c) => view.round(&model, c.merged_in).is_some_and(|r| r.phase > Phase::Submitting),
+            // Nothing was committed to. It may still be, as long as a round would take it.
+            None => view.round(&model, round).is_some_and(|trained| {
+                trained.phase.is_over() && late_home(view, &trained).is_none()
+            }),
+        });
         if closed {
             map.remove(hash);
         }

@@ -105,7 +105,7 @@ impl Node {
 
     /// Peers that should have what a round made: its members and attestors.
     pub fn round_peers(round: &Round) -> Vec<PeerId> {
-        let members = round.members.iter().map(|m| m.node);
+        let members = round.members.iter().chain(&round.late).map(|m| m.node);
         let attestors = round.attestors.iter().map(|a| a.node);
         let mut peers: Vec<PeerId> =
             members.chain(attestors).filter_map(|node| crate::network::peer_id(&node)).collect();

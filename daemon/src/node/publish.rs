@@ -25,7 +25,8 @@ pub struct Published {
     pub holds: Vec<Hold>,
 }
 
-fn visit(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+/// Every file under a path, in the order of names; links are left out.
+pub(crate) fn visit(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     let kind = fs::symlink_metadata(path)?.file_type();
     if kind.is_dir() {
         let mut entries: Vec<_> = fs::read_dir(path)?.collect::<Result<_, _>>()?;

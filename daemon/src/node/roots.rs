@@ -12,7 +12,7 @@ use protocol::codec::{self, Canonical as _};
 use protocol::ids::ContentHash;
 use protocol::ledger::rounds::submitted;
 use protocol::ledger::state::View;
-use protocol::model::DatasetManifest;
+use protocol::model::{DatasetManifest, OuterState};
 use protocol::transaction::Change;
 use storage::BlobStore;
 
@@ -37,7 +37,7 @@ pub fn roots(node: &Node) -> anyhow::Result<BTreeSet<ContentHash>> {
     let manifests: Vec<ContentHash> =
         roots.iter().chain(pins.pins.keys()).chain(pins.names.values()).copied().collect();
     for manifest in manifests {
-        roots.extend(shards(&node.store, &manifest)?);
+        roots.extend(named(&node.store, &manifest)?);
     }
     Ok(roots)
 }
@@ -55,7 +55,9 @@ fn of_ledger(view: &View<'_>) -> BTreeSet<ContentHash> {
             if is_old && round.phase.is_over() {
                 continue;
             }
-            roots.extend([round.parent.checkpoint, round.parent.outer_state]);
+            for head in [&round.parent, round.base()] {
+                roots.extend([head.checkpoint, head.outer_state]);
+            }
             roots.extend(round.datasets.iter().map(|(manifest, _)| *manifest));
             let deltas = submitted(view, &round).into_iter();
             roots.extend(deltas.filter_map(|(_, delta)| Some(delta.manifest?.payload)));
@@ -70,16 +72,21 @@ fn of_ledger(view: &View<'_>) -> BTreeSet<ContentHash> {
     roots
 }
 
-/// The shards of a dataset whose manifest is here; none when it is something else.
-fn shards(store: &BlobStore, hash: &ContentHash) -> anyhow::Result<Vec<ContentHash>> {
-    let bytes_max = u64::try_from(DatasetManifest::BYTES_MAX)?;
+/// What a blob that is here names: the shards of a dataset, the momentum and the aggregate of an
+/// outer state.
+fn named(store: &BlobStore, hash: &ContentHash) -> anyhow::Result<Vec<ContentHash>> {
+    let bytes_max = u64::try_from(DatasetManifest::BYTES_MAX.max(OuterState::BYTES_MAX))?;
     if store.size(hash).is_none_or(|size| size > bytes_max) {
         return Ok(Vec::new());
     }
     let bytes = store.read_all(hash, bytes_max).context("cannot read what may be a manifest")?;
-    // Shards are text and checkpoints are no manifests: only a manifest decodes canonically.
-    let Ok(manifest) = codec::decode::<DatasetManifest>(&bytes) else { return Ok(Vec::new()) };
-    Ok(manifest.shards.iter().map(|shard| shard.blob).collect())
+    // Shards are text and checkpoints are no manifests: only a manifest decodes canonically, and
+    // what else may pass for an outer state keeps two blobs too many.
+    if let Ok(manifest) = codec::decode::<DatasetManifest>(&bytes) {
+        return Ok(manifest.shards.iter().map(|shard| shard.blob).collect());
+    }
+    let state = codec::decode::<OuterState>(&bytes).unwrap_or_default();
+    Ok([state.momentum, state.aggregate].into_iter().flatten().collect())
 }
 
 #[cfg(test)]
@@ -100,8 +107,12 @@ mod tests {
             shards: vec![shard],
         };
         let hash = store.put_bytes(&codec::encode(&manifest)).expect("writable");
-        assert_eq!(shards(&store, &hash).expect("readable"), [blob]);
-        assert!(shards(&store, &blob).expect("readable").is_empty(), "a text is no manifest");
-        assert!(shards(&store, &ContentHash::of(b"none")).expect("absent").is_empty());
+        assert_eq!(named(&store, &hash).expect("readable"), [blob]);
+        assert!(named(&store, &blob).expect("readable").is_empty(), "a text is no manifest");
+        let momentum = ContentHash::of(b"momentum");
+        let state = OuterState { momentum: Some(momentum), ..OuterState::default() };
+        let state = store.put_bytes(&codec::encode(&state)).expect("writable");
+        assert_eq!(named(&store, &state).expect("readable"), [momentum]);
+        assert!(named(&store, &ContentHash::of(b"none")).expect("absent").is_empty());
     }
 }

@@ -25,6 +25,7 @@ use super::events::Events;
 use super::founding::{Founded, Founding};
 use super::history::{self, Histories};
 use super::ledger::Ledger;
+use super::notes::Notes;
 use super::transactions::{self, Transactions};
 use super::{Node, blobs, gossip, home, join};
 use crate::api::{Jobs, Server, ServerOptions};
@@ -256,6 +257,9 @@ async fn assemble(
     let Blobs { network, store, service, withheld, ledger: served } = blobs;
     // Set once: this is the only place that does.
     let _ = served.set(Arc::clone(&ledger));
+    // Before the worker's directory is emptied.
+    let (notes, left) = (Notes::new(root.data().join("duties")), root.root().join("worker/job"));
+    tokio::task::spawn_blocking(move || notes.salvage(&left)).await?;
     let worker = start_worker(&root, &config, tracker, token)?;
     let path = root.data().join("announced");
     let announcer = tokio::task::spawn_blocking(move || Announcer::open(path)).await?;

@@ -270,7 +270,7 @@ async fn folders_without_text() {
     let publish = async |path: &Path, name: &str| {
         let path = path.to_str().expect("a plain path").to_owned();
         let licence = "MIT".to_owned();
-        let request = PublishRequest { path, name: name.to_owned(), licence };
+        let request = PublishRequest { path, name: name.to_owned(), licence, ingest: None };
         let job = node.client.publish(&request).await?;
         node.client.wait_job(job, |_| {}).await
     };

@@ -210,6 +210,7 @@ async fn what_nobody_keeps_goes_and_what_is_needed_stays() {
         name: "words".to_owned(),
         licence: "MIT".to_owned(),
         path: texts.display().to_string(),
+        ingest: None,
     };
     let job = first.client.publish(&request).await.expect("started");
     first.client.wait_job(job, |_| ()).await.expect("published");

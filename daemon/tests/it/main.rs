@@ -12,5 +12,6 @@ mod ledger;
 mod liars;
 mod node;
 mod pending;
+mod pipeline;
 mod process;
 mod stake;

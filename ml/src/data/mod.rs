@@ -10,6 +10,7 @@
 
 mod documents;
 mod files;
+pub mod ingest;
 mod permute;
 pub mod records;
 pub mod suite;

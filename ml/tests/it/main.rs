@@ -1,7 +1,9 @@
 //! Tests of the public surface: encodings, merging, and the worker as a real process.
 
+mod data;
 mod delta;
 mod delta_fuzz;
+mod lab;
 mod merge;
 #[cfg(feature = "torch")]
 mod models;

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::ModelRef;
 use crate::ids::{ContentHash, NodeId};
+use crate::worker::DataFormat;
 
 /// `POST /v1/blobs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +67,50 @@ pub struct PublishRequest {
     pub name: String,
     /// SPDX expression.
     pub licence: String,
-    /// Absolute path of a folder or file of text; honoured only for the daemon's own user.
+    /// Absolute path of a folder or file; honoured only for the daemon's own user.
     pub path: String,
+    /// How to read it; without it every UTF-8 file is a document.
+    #[serde(default)]
+    pub ingest: Option<IngestOptions>,
+}
+
+/// How files become shards: the worker parses them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestOptions {
+    /// Format of all of them. Images lie in one folder per class.
+    pub format: DataFormat,
+    /// Column or key of the text.
+    #[serde(default)]
+    pub text_column: Option<String>,
+    /// Column or key of the label.
+    #[serde(default)]
+    pub label_column: Option<String>,
+    /// The classifier that the records are for; none for text.
+    #[serde(default)]
+    pub model: Option<ModelRef>,
+    /// Part of the documents that is held out, in ppm, by content hash.
+    #[serde(default)]
+    pub held_out_ppm: u32,
+}
+
+/// What reading files of a known format gave, beside the dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngestReport {
+    /// Blob of the held-out split, pinned under `held-out:NAME`: an evaluation suite.
+    pub held_out: Option<ContentHash>,
+    /// Its length.
+    pub held_out_bytes: u64,
+    /// Documents in it.
+    pub held_out_documents: u64,
+    /// Equal documents left out.
+    pub duplicates: u64,
+    /// Records refused: reason and how many.
+    pub rejected: Vec<(String, u64)>,
+    /// The first of them: where, and why.
+    pub examples: Vec<String>,
+    /// Folders of images in the order of their labels.
+    pub classes: Vec<String>,
 }
 
 /// Body of `POST /v1/data/private`.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::api::blobs::{AddMode, Damage, PinName, SourceBytes, SourceProgress};
-use crate::api::{ApiError, ExportedFile, TensorChange, TransactionReceipt};
+use crate::api::{ApiError, ExportedFile, IngestReport, TensorChange, TransactionReceipt};
 use crate::ids::{ContentHash, HeadId, ModelId};
 
 /// Number of a job, unique while the daemon runs.
@@ -123,6 +123,9 @@ pub enum JobResult {
         bytes: u64,
         /// Files left out because they are not UTF-8 text, or too large.
         files_skipped: u32,
+        /// What reading a known format gave.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<Box<IngestReport>>,
         /// Where it was announced.
         receipt: TransactionReceipt,
     },

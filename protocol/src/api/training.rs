@@ -241,6 +241,12 @@ pub struct DutyStatus {
     pub progress: JobProgress,
     /// Loss of the latest step in nano-nats per byte, while training.
     pub loss_nanonats: Option<u64>,
+    /// Bytes, or records of a classifier, trained per second.
+    #[serde(default)]
+    pub per_second: Option<u64>,
+    /// Milliseconds until it is done at the present speed.
+    #[serde(default)]
+    pub eta_ms: Option<u64>,
     /// Whether it has ended, well or not.
     pub finished: bool,
     /// Why it failed, if it did.

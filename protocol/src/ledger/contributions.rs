@@ -13,6 +13,7 @@ use crate::ledger::rounds::{late_home, lock_bond, open_round};
 use crate::ledger::state::State;
 use crate::limits;
 use crate::model::DeltaManifest;
+use crate::training::steps_seed;
 
 pub(super) fn commit(
     state: &mut State<'_>,
@@ -93,6 +94,9 @@ fn check_manifest(round: &Round, node: &NodeId, manifest: &DeltaManifest) -> Res
     }
     if !(1..=round.parameters.inner_steps).contains(&manifest.steps) {
         return Err(Rejection::Mismatch("the number of inner steps"));
+    }
+    if manifest.seed != steps_seed(&round.assignment_beacon, node, round.index) {
+        return Err(Rejection::Mismatch("the seed"));
     }
     if manifest.shards != Round::shards_hash(&round.shards_of(index)) {
         return Err(Rejection::Mismatch("the list of assigned shards"));

@@ -62,7 +62,7 @@ fn payload(
 ) -> Option<Payload> {
     let (me, ledger) = (id(chain, node), *chain.host.chain());
     Some(match duty {
-        Duty::Train { .. } => return None,
+        Duty::Train { .. } | Duty::Show { .. } => return None,
         Duty::Join { model, round } => Payload::JoinRound { model, round },
         Duty::Commit { model, round, .. } => {
             let content = codec::hash(&manifest(chain, &chain.round(&model, round), node));
@@ -367,6 +367,7 @@ fn manifests_of_late_deltas_are_those_of_the_round_before() {
             forged(|m| m.shards = ContentHash::default()),
             Rejection::Mismatch("the list of assigned shards"),
         ),
+        (forged(|m| m.seed ^= 1), Rejection::Mismatch("the seed")),
         (forged(|m| m.steps = 1), Rejection::Unknown("commitment")),
     ] {
         assert_eq!(chain.try_now(3, payload), Err(expect));

@@ -9,6 +9,7 @@ use ayni_protocol::ledger::Rejection;
 use ayni_protocol::ledger::entries::{Phase, Round};
 use ayni_protocol::model::{DataClass, DeltaManifest, Determinism, Head};
 use ayni_protocol::review::{Gain, Review, Verdict};
+use ayni_protocol::training::steps_seed;
 use ayni_protocol::transaction::Payload;
 
 use crate::chain::{TestChain, credits, parameters, replay, spec};
@@ -51,7 +52,7 @@ pub(crate) fn manifest(chain: &TestChain, round: &Round, node: usize) -> DeltaMa
         round: round.index,
         parent: round.parent.id(),
         steps: round.parameters.inner_steps,
-        seed: 1,
+        seed: steps_seed(&round.assignment_beacon, &author, round.index),
         shards: Round::shards_hash(&round.shards_of(index)),
         feedback_in: ContentHash::default(),
         feedback_out: ContentHash::default(),
@@ -161,7 +162,7 @@ fn an_honest_round_gives_a_head_and_pays_by_the_shares() {
     let model = open(&mut chain, 2, Credits::ZERO);
     let round = play(&mut chain, &model, 1, &Script::default());
     // Pins the encoding of every entry and every rule on the way.
-    assert_eq!(&crate::chain::root(&chain.state).to_string()[..16], "be1cc671a56f41a3");
+    assert_eq!(&crate::chain::root(&chain.state).to_string()[..16], "f60035b22b254d2a");
     assert_eq!(round.phase, Phase::Certified);
     assert_eq!(round.head, Some(head(&round, 0).id()));
     assert_eq!(chain.view().model(&model).expect("registered").head, head(&round, 0));

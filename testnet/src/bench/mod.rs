@@ -1,6 +1,7 @@
 //! Benchmarks of real processes.
 
 pub mod blobs;
+pub mod faults;
 pub mod ledger;
 pub mod loss;
 pub(crate) mod process;

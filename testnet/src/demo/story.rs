@@ -48,6 +48,7 @@ pub(super) async fn share_data(network: &LocalNetwork, corpus: &Corpus) -> Resul
             name: format!("text-{}", node.index),
             licence: "MIT OR Apache-2.0".to_owned(),
             path: path_text(folder)?,
+            ingest: None,
         };
         let job = node.client.publish(&request).await?;
         let JobResult::PublishDataset { shards, documents, bytes, .. } =

@@ -1,25 +1,101 @@
 //! Datasets on the ledger and the private folder.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use protocol::api::{DataList, JobResult, PrivateRequest, PublishRequest};
+use ayni_cli::amount::parse_credits;
+use clap::{Args, ValueEnum};
+use protocol::api::{DataList, IngestOptions, JobResult, ModelRef, PrivateRequest, PublishRequest};
+use protocol::worker::DataFormat;
 
 use crate::context::Context;
 use crate::failure::{Failure, USAGE};
 use crate::output::{pairs, table};
 use crate::text;
 
+/// Formats that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// UTF-8 text, one document per file
+    Text,
+    /// One JSON object per line
+    Jsonl,
+    /// Comma-separated values with a header line
+    Csv,
+    /// Apache Parquet
+    Parquet,
+    /// PNG and JPEG, one folder per class
+    Images,
+    /// A pair of MNIST's files: images, then labels
+    Idx,
+}
+
+impl From<Format> for DataFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Jsonl => Self::Jsonl,
+            Format::Csv => Self::Csv,
+            Format::Parquet => Self::Parquet,
+            Format::Images => Self::Images,
+            Format::Idx => Self::Idx,
+        }
+    }
+}
+
 /// `ayni data publish`.
-pub(super) async fn publish(
-    context: &Context,
-    path: &Path,
+#[derive(Debug, Args)]
+pub(crate) struct PublishArguments {
+    /// Folder or file
+    path: PathBuf,
+    /// Name: 1 to 64 characters of a-z 0-9 . - _
+    #[arg(long)]
     name: String,
+    /// SPDX expression of the licence
+    #[arg(long)]
     licence: String,
-) -> Result<(), Failure> {
+    /// How to read it [default: every UTF-8 file is a document]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Column or key of the text
+    #[arg(long, value_name = "COLUMN", requires = "format")]
+    text: Option<String>,
+    /// Column or key of the label
+    #[arg(long, value_name = "COLUMN", requires = "format")]
+    label: Option<String>,
+    /// The classifier that the records are for
+    #[arg(long = "for", value_name = "MODEL", requires = "format")]
+    model: Option<ModelRef>,
+    /// Part of the documents that is held out, 0 to 0.5
+    #[arg(long, value_name = "PART", default_value = "0", requires = "format",
+          value_parser = parse_part)]
+    held_out: u32,
+}
+
+/// A part of one in ppm.
+fn parse_part(text: &str) -> Result<u32, String> {
+    let ppm = parse_credits(text).ok().and_then(|amount| u32::try_from(amount.micro()).ok());
+    ppm.filter(|ppm| *ppm <= 500_000)
+        .ok_or_else(|| "a number from 0 to 0.5 with at most six decimals".to_owned())
+}
+
+/// `ayni data publish`.
+pub(super) async fn publish(context: &Context, arguments: PublishArguments) -> Result<(), Failure> {
     let client = context.client()?;
-    let path = absolute(path)?;
-    let job = client.publish(&PublishRequest { name, licence, path }).await?;
+    let PublishArguments { name, licence, text, label, model, held_out, .. } = arguments;
+    let request = PublishRequest {
+        name,
+        licence,
+        path: absolute(&arguments.path)?,
+        ingest: arguments.format.map(|format| IngestOptions {
+            format: format.into(),
+            text_column: text,
+            label_column: label,
+            model,
+            held_out_ppm: held_out,
+        }),
+    };
+    let job = client.publish(&request).await?;
     let result = context.wait(&client, job).await?;
     context.output.show(&result, || published(&result))
 }
@@ -61,18 +137,36 @@ fn published(result: &JobResult) -> String {
         bytes,
         files_skipped,
         receipt,
-        ..
+        report,
     } = result
     else {
         return "Done.".to_owned();
     };
-    let rows = [
+    let documents = match report {
+        None => format!("{documents}, {files_skipped} skipped as not text or too large"),
+        Some(report) => format!("{documents}, {} equal ones left out", report.duplicates),
+    };
+    let mut rows = vec![
         ("manifest", manifest.to_string()),
         ("shards", shards.to_string()),
-        ("documents", format!("{documents}, {files_skipped} skipped as not text or too large")),
+        ("documents", documents),
         ("size", text::bytes(*bytes)),
-        ("final in block", receipt.height.to_string()),
     ];
+    if let Some(report) = report {
+        if let Some(held_out) = report.held_out {
+            let (bytes, count) = (text::bytes(report.held_out_bytes), report.held_out_documents);
+            rows.push(("held out", format!("{held_out}, {count} documents, {bytes}")));
+        }
+        let labels = report.classes.iter().enumerate().map(|(i, class)| format!("{i} = {class}"));
+        if !report.classes.is_empty() {
+            rows.push(("labels", labels.collect::<Vec<_>>().join(", ")));
+        }
+        rows.extend(
+            report.rejected.iter().map(|(reason, count)| ("refused", format!("{count}: {reason}"))),
+        );
+        rows.extend(report.examples.iter().map(|example| ("for example", example.clone())));
+    }
+    rows.push(("final in block", receipt.height.to_string()));
     format!("The dataset is published.\n\n{}", pairs(&rows))
 }
 

@@ -102,20 +102,17 @@ pub(crate) enum DataCommand {
         /// Its hash
         hash: ContentHash,
     },
-    /// Publish a folder of UTF-8 text as a dataset that everybody can train on
-    #[command(after_help = "Example:\n  \
-        ayni data publish ./texts --name my-texts --licence CC-BY-4.0\n\n\
+    /// Publish a folder as a dataset that everybody can train on
+    #[command(after_help = "Examples:\n  \
+        ayni data publish ./texts --name my-texts --licence CC-BY-4.0\n  \
+        ayni data publish posts.jsonl --format jsonl --text body --held-out 0.02 --name posts \\\n      \
+            --licence CC0-1.0\n  \
+        ayni data publish ./digits --format images --for digits --name digits --licence MIT\n\n\
+        Without --format every UTF-8 file is a document. Images lie in one folder per class;\n\
+        `--for` names the classifier that the records are for. The held-out part is cut off by\n\
+        content, so that no document is on both sides, and pinned: it can be a model's suite.\n\
         What is published can be copied by anybody and cannot be taken back.")]
-    Publish {
-        /// Folder or file of text
-        path: PathBuf,
-        /// Name: 1 to 64 characters of a-z 0-9 . - _
-        #[arg(long)]
-        name: String,
-        /// SPDX expression of the licence
-        #[arg(long)]
-        licence: String,
-    },
+    Publish(datasets::PublishArguments),
     /// Train on a folder of text that never leaves this node
     #[command(after_help = "Example:\n  ayni data private ~/diary\n\n\
         The text is not uploaded, but without differential privacy a delta trained on it\n\
@@ -236,9 +233,7 @@ pub(crate) async fn run(context: &Context, command: DataCommand) -> Result<(), F
         DataCommand::Rm { hash, force } => keep::remove(context, hash, force).await,
         DataCommand::Gc { dry_run } => keep::collect(context, dry_run).await,
         DataCommand::Verify { hash, repair } => keep::verify(context, hash, repair).await,
-        DataCommand::Publish { path, name, licence } => {
-            datasets::publish(context, &path, name, licence).await
-        }
+        DataCommand::Publish(arguments) => datasets::publish(context, arguments).await,
         DataCommand::Private { path } => datasets::private(context, &path).await,
     }
 }

@@ -7,7 +7,7 @@ use protocol::api;
 use protocol::codec;
 use protocol::ids::{AccountId, ContributionId, ModelId};
 use protocol::ledger::entries::{Contribution, Model, Phase, Round};
-use protocol::ledger::rounds::panel_quorum;
+use protocol::ledger::rounds::{contributions as contributions_of, open_rounds_of, panel_quorum};
 use protocol::ledger::state::View;
 use protocol::review::Verdict;
 
@@ -24,7 +24,10 @@ fn sum(amounts: impl Iterator<Item = Credits>) -> Credits {
 fn bonds(view: &View<'_>) -> Vec<(AccountId, protocol::ids::NodeId, Credits)> {
     protocol::duties::open_rounds(view)
         .iter()
-        .flat_map(|round| round.members.iter().map(|m| (m.account, m.node, m.bond)))
+        .flat_map(|round| {
+            let entries = round.members.iter().chain(&round.late);
+            entries.map(|m| (m.account, m.node, m.bond)).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -79,15 +82,17 @@ pub(super) fn accounts(view: &View<'_>) -> api::Accounts {
 }
 
 pub(super) fn model(node: &Node, model: Model) -> api::Model {
-    let done = model.next_round.saturating_sub(1);
-    let open = model.run.as_ref().map_or(0, |run| run.rounds_left.saturating_add(1));
+    let id = model.spec.id();
+    let begun = node.ledger.read(|view| open_rounds_of(view, &id).len());
+    let begun = u32::try_from(begun).unwrap_or(u32::MAX);
+    let left = model.run.as_ref().map_or(0, |run| run.rounds_left);
     api::Model {
-        id: model.spec.id(),
+        id,
         parameters: model.spec.parameters(),
         head_id: model.head.id(),
         head_held: node.store.contains(&model.head.checkpoint),
-        rounds_done: done.saturating_sub(u32::from(model.run.is_some())),
-        rounds_open: open,
+        rounds_done: model.next_round.saturating_sub(1).saturating_sub(begun),
+        rounds_open: left.saturating_add(begun),
         weight_ppm: model.weight_ppm,
         head: model.head,
         spec: model.spec,
@@ -109,6 +114,8 @@ const fn phase(phase: Phase) -> api::RoundPhase {
 
 fn deadline(round: &Round) -> Option<TimestampMs> {
     let p = &round.parameters;
+    // Without one it waits for the round before.
+    round.base?;
     let limit = match round.phase {
         Phase::Joining => p.join_ms,
         Phase::Training => p.train_ms,
@@ -126,10 +133,9 @@ fn show_round(view: &View<'_>, round: &Round) -> api::Round {
     let emission = view.parameters().emission_per_round().ppm(u64::from(weight));
     let pot =
         if round.phase.is_over() { round.paid } else { sum([round.escrow, emission].into_iter()) };
-    let deltas = round
-        .members
-        .iter()
-        .filter_map(|m| contribution(view, &round.contribution_id(&m.node)))
+    let deltas = contributions_of(view, round)
+        .into_iter()
+        .filter_map(|(_, c)| contribution(view, &c?.id()))
         .collect();
     api::Round {
         round: round.index,
@@ -157,7 +163,7 @@ pub(super) fn rounds(view: &View<'_>, model: &ModelId, from: u32, limit: u32) ->
 
 pub(super) fn contribution(view: &View<'_>, id: &ContributionId) -> Option<api::Contribution> {
     let found = view.contribution(id)?;
-    let round = view.round(&found.model, found.round)?;
+    let round = view.round(&found.model, found.merged_in)?;
     let account = view.node(&found.author)?.account;
     let parameters = view.model(&found.model)?.spec.parameters().max(1);
     Some(show_contribution(*id, found, &round, account, parameters))
@@ -217,8 +223,8 @@ pub(super) fn contributions(
         let mut rounds = view.rounds(&id, LIST_MAX);
         rounds.reverse();
         for round in rounds {
-            for member in &round.members {
-                found.extend(contribution(view, &round.contribution_id(&member.node)));
+            for (_, delta) in contributions_of(view, &round) {
+                found.extend(delta.and_then(|delta| contribution(view, &delta.id())));
                 if found.len() >= limit {
                     return found;
                 }
@@ -235,25 +241,23 @@ pub(super) fn deltas_merged(view: &View<'_>, node: &protocol::ids::NodeId) -> u6
     u64::try_from(merged).unwrap_or(u64::MAX)
 }
 
-/// What changed in the open rounds since the last look.
+/// What changed in the rounds since the last look. `known` holds the phases of those that were
+/// not over then, and of the newest.
 pub fn round_events(
     node: &Node,
-    known: &mut BTreeMap<ModelId, (u32, api::RoundPhase)>,
+    known: &mut BTreeMap<(ModelId, u32), api::RoundPhase>,
 ) -> Vec<api::NodeEvent> {
     let mut events = Vec::new();
     node.ledger.read(|view| {
         for model in view.models() {
             let id = model.spec.id();
-            let before = known.get(&id).copied();
-            let first = before.map_or(1, |(round, _)| round);
-            for index in first..model.next_round {
-                let Some(round) = view.round(&id, index) else { continue };
-                let now = (index, phase(round.phase));
-                if known.get(&id) == Some(&now) {
+            let first = known.range((id, 0)..=(id, u32::MAX)).next().map_or(1, |(key, _)| key.1);
+            for round in (first..model.next_round).filter_map(|index| view.round(&id, index)) {
+                let (index, now) = (round.index, phase(round.phase));
+                if known.insert((id, index), now) == Some(now) {
                     continue;
                 }
-                known.insert(id, now);
-                events.push(api::NodeEvent::Round { model: id, round: index, phase: now.1 });
+                events.push(api::NodeEvent::Round { model: id, round: index, phase: now });
                 if let Some(head) = round.head {
                     events.push(api::NodeEvent::Head {
                         model: id,
@@ -263,6 +267,9 @@ pub fn round_events(
                     });
                 }
             }
+            let newest = model.next_round.saturating_sub(1);
+            known
+                .retain(|(of, index), phase| *of != id || *index == newest || !phase.is_finished());
         }
     });
     events

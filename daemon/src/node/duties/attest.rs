@@ -4,12 +4,11 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use protocol::amount::PPM;
 use protocol::commitment::PossessionHasher;
 use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId, derive};
 use protocol::ledger::entries::{Contribution, Member};
-use protocol::ledger::rounds::submitted;
 use protocol::ledger::state::State;
+use protocol::ledger::weights::merge_weights;
 use protocol::limits;
 use protocol::model::{DeltaManifest, Head, OuterState};
 use protocol::review::{Verdict, gain};
@@ -33,43 +32,41 @@ fn accepted(all: &[(Member, Contribution)]) -> Vec<&(Member, Contribution)> {
 /// Names the set of accepted deltas, so that a note for another set is not used.
 pub(super) fn merged_hash(state: &State<'_>, model: &ModelId, index: u32) -> Option<[u8; 32]> {
     let round = state.round(model, index)?;
-    let all = submitted(state, &round);
-    Some(hash_of(&accepted(&all)))
+    Some(hash_of(&merge_weights(state, &round)))
 }
 
-fn hash_of(accepted: &[&(Member, Contribution)]) -> [u8; 32] {
-    let nodes: Vec<&[u8]> =
-        accepted.iter().map(|(member, _)| member.node.as_bytes().as_slice()).collect();
-    derive("ayni 2026 merged set v1", &nodes)
+fn hash_of(weights: &[(ContributionId, u32)]) -> [u8; 32] {
+    let ids: Vec<&[u8]> = weights.iter().map(|(id, _)| id.as_bytes().as_slice()).collect();
+    derive("ayni 2026 merged set v2", &ids)
 }
 
 pub(super) async fn attest(node: &Arc<Node>, notes: &Notes, model: ModelId, index: u32) -> Outcome {
     let inputs = Inputs::read(node, &model, index)?;
     let round = &inputs.round;
     let accepted = accepted(&inputs.submitted);
-    node.have_head(inputs.spec(), &round.parent, &inputs.peers).await?;
+    let weights = &inputs.weights;
+    node.have_head(inputs.spec(), round.base(), &inputs.peers).await?;
     node.have_suite(inputs.spec(), &inputs.peers).await?;
     let payloads = match fetch(node, &inputs, &accepted).await {
         Ok(payloads) => payloads,
         Err(missing) => return Ok(Done::Unavailable(missing)),
     };
     let mut job = node.worker.job(Lane::Duty).await?;
-    let outer = node.put_head(&job, &round.parent).await?;
+    let outer = node.put_head(&job, round.base()).await?;
     let files = node.put_files(&job, inputs.spec(), &inputs.peers).await?;
     job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
-    let whole = u32::try_from(PPM)?;
     let mut submitted = Vec::with_capacity(payloads.len());
-    for (number, manifest) in payloads.iter().enumerate() {
+    for (number, (manifest, (_, weight))) in payloads.iter().zip(weights).enumerate() {
         let payload = delta_name(number)?;
         job.put_blob(&payload, &node.store, manifest.payload).await?;
         let DeltaManifest { seed, round, .. } = *manifest;
-        submitted.push(SubmittedDelta { payload, weight_ppm: whole, seed, round });
+        submitted.push(SubmittedDelta { payload, weight_ppm: *weight, seed, round });
     }
     let (head, _held) = merge(node, &inputs, &mut job, outer.clone(), submitted.clone()).await?;
     let gain = measure(&inputs, node, &mut job, (files, outer), submitted).await?;
     drop(job);
     let possession = possession(node, head.checkpoint).await?;
-    let note = HeadNote { head, possession, gain, merged: hash_of(&accepted) };
+    let note = HeadNote { head, possession, gain, merged: hash_of(weights) };
     let notes = notes.clone();
     tokio::task::spawn_blocking(move || notes.put_head(&model, index, &note))
         .await?
@@ -94,7 +91,7 @@ async fn fetch(
             Ok(_) => payloads.push(manifest.clone()),
             Err(error) => {
                 tracing::warn!(author = %member.node, %error, "cannot get an accepted delta");
-                missing.push(inputs.round.contribution_id(&member.node));
+                missing.push(contribution.id());
             }
         }
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use libp2p::PeerId;
 use protocol::codec;
-use protocol::ids::ModelId;
+use protocol::ids::{ContributionId, ModelId};
 use protocol::ledger::entries::{Contribution, Member, Model, Round};
 use protocol::ledger::rounds::submitted;
+use protocol::ledger::weights::merge_weights;
 use protocol::limits;
 use protocol::model::{Head, ModelSpec, OuterState};
 use protocol::training::review_windows;
@@ -27,7 +28,10 @@ const PROGRESS_QUEUE: usize = 64;
 pub(super) struct Inputs {
     pub(super) model: Model,
     pub(super) round: Round,
+    /// In the round's order.
     pub(super) submitted: Vec<(Member, Contribution)>,
+    /// What the accepted ones of them weigh, in the same order.
+    pub(super) weights: Vec<(ContributionId, u32)>,
     pub(super) peers: Vec<PeerId>,
 }
 
@@ -37,8 +41,9 @@ impl Inputs {
             let model = view.model(id).context("the model is not on the ledger")?;
             let round = view.round(id, index).context("the round is not on the ledger")?;
             let submitted = submitted(view, &round);
+            let weights = merge_weights(view, &round);
             let peers = Node::round_peers(&round);
-            Ok(Self { model, round, submitted, peers })
+            Ok(Self { model, round, submitted, weights, peers })
         })
     }
 
@@ -202,7 +207,7 @@ impl Node {
         let node = Arc::clone(self);
         self.tracker.spawn(async move {
             while let Some(p) = receiver.recv().await {
-                node.training.progress(&node, p.done, p.total, p.loss_nanonats);
+                node.training.progress(&node, &p);
             }
         });
         sender

@@ -3,28 +3,36 @@
 //! After every block the duties are read from the state again. Those that need no computing are
 //! answered with a transaction at once; the others run one at a time on the worker, write down
 //! their result ([`super::notes`]) and are then answered the same way. So a restarted node goes
-//! on where it was, and never commits to two different things.
+//! on where it was, and never commits to two different things. Training is interrupted for what
+//! others wait for, and goes on afterwards.
 
 mod attest;
+mod compress;
 pub(crate) mod inputs;
+mod replay;
 mod review;
+mod show;
+mod status;
 mod train;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::amount::Height;
-use protocol::api::{DutyKind, DutyStatus, JobProgress, NodeEvent, TrainStatus};
 use protocol::codec;
 use protocol::commitment;
 use protocol::duties::{Duty, owed};
-use protocol::ids::{ContributionId, ModelId, TransactionHash};
+use protocol::ids::{ContributionId, TransactionHash};
 use protocol::transaction::Payload;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use show::shown;
+pub use status::Training;
+use work::Work;
 
 use super::Node;
 use super::notes::Notes;
@@ -33,169 +41,8 @@ use super::notes::Notes;
 const REPEAT_BLOCKS: u64 = 12;
 /// Pause after a duty failed; doubles with each failure up to 32 times this.
 const PAUSE: Duration = Duration::from_secs(2);
-
-/// What the interface can ask of the duties, and change.
-pub struct Training {
-    state: Mutex<State>,
-    /// Where the joined models are remembered.
-    note: PathBuf,
-}
-
-/// The joined models as remembered across a restart.
-#[derive(Serialize, Deserialize)]
-struct Joined {
-    models: BTreeSet<ModelId>,
-    left: bool,
-}
-
-#[derive(Default)]
-struct State {
-    joined: BTreeSet<ModelId>,
-    left: bool,
-    status: Option<DutyStatus>,
-    loss_first_nanonats: Option<u64>,
-    loss_last_nanonats: Option<u64>,
-    rounds_trained: u64,
-    deltas_submitted: u64,
-    reviews_done: u64,
-    heads_attested: u64,
-}
-
-impl Training {
-    /// With what is remembered in `note`. Blocks.
-    pub fn open(note: PathBuf) -> Self {
-        let joined = std::fs::read(&note).ok().and_then(|text| {
-            let parsed: Result<Joined, _> = serde_json::from_slice(&text);
-            parsed.inspect_err(|error| tracing::warn!(%error, "the joined models are lost")).ok()
-        });
-        let mut state = State::default();
-        if let Some(joined) = joined {
-            (state.joined, state.left) = (joined.models, joined.left);
-        }
-        Self { state: Mutex::new(state), note }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Joins this and later rounds of a model, also after a restart. Blocks.
-    ///
-    /// # Errors
-    /// When it cannot be written down.
-    pub fn join(&self, model: ModelId) -> std::io::Result<()> {
-        let mut state = self.lock();
-        state.joined.insert(model);
-        state.left = false;
-        self.remember(&state)
-    }
-
-    /// Joins no further rounds, also after a restart. Blocks.
-    ///
-    /// # Errors
-    /// When it cannot be written down.
-    pub fn leave(&self) -> std::io::Result<()> {
-        let mut state = self.lock();
-        state.joined.clear();
-        state.left = true;
-        self.remember(&state)
-    }
-
-    fn remember(&self, state: &State) -> std::io::Result<()> {
-        let joined = Joined { models: state.joined.clone(), left: state.left };
-        super::notes::write(&self.note, &serde_json::to_vec(&joined)?)
-    }
-
-    /// Models whose rounds are joined, and whether the node has been told to join none.
-    pub fn joined(&self) -> (BTreeSet<ModelId>, bool) {
-        let state = self.lock();
-        (state.joined.clone(), state.left)
-    }
-
-    /// For people.
-    pub fn status(&self, auto_join: bool) -> TrainStatus {
-        let state = self.lock();
-        TrainStatus {
-            joined: state.joined.iter().copied().collect(),
-            auto_join: auto_join && !state.left,
-            duties: state.status.clone().into_iter().collect(),
-            loss_first_nanonats: state.loss_first_nanonats,
-            loss_last_nanonats: state.loss_last_nanonats,
-            rounds_trained: state.rounds_trained,
-            deltas_submitted: state.deltas_submitted,
-            deltas_accepted: 0,
-            reviews_done: state.reviews_done,
-            heads_attested: state.heads_attested,
-        }
-    }
-}
-
-impl Training {
-    fn begin(&self, node: &Node, status: DutyStatus) {
-        self.lock().status = Some(status.clone());
-        node.events.tell(&NodeEvent::Duty { duty: status });
-    }
-
-    fn progress(&self, node: &Node, done: u64, total: u64, loss_nanonats: Option<u64>) {
-        let mut state = self.lock();
-        let Some(status) = &mut state.status else { return };
-        status.progress = JobProgress { done, total, ..JobProgress::default() };
-        status.loss_nanonats = loss_nanonats.or(status.loss_nanonats);
-        node.events.tell(&NodeEvent::Duty { duty: status.clone() });
-    }
-
-    fn end(&self, node: &Node, error: Option<&str>) {
-        let mut state = self.lock();
-        let Some(status) = &mut state.status else { return };
-        status.finished = true;
-        status.error = error.map(str::to_owned);
-        node.events.tell(&NodeEvent::Duty { duty: status.clone() });
-    }
-
-    fn trained(&self, first_nanonats: u64, last_nanonats: u64) {
-        let mut state = self.lock();
-        state.loss_first_nanonats = Some(first_nanonats);
-        state.loss_last_nanonats = Some(last_nanonats);
-        state.rounds_trained += 1;
-    }
-
-    fn count(&self, key: Key) {
-        let mut state = self.lock();
-        match key {
-            Key::Duty(Duty::Submit { .. }) => state.deltas_submitted += 1,
-            Key::Duty(Duty::Reveal { .. }) => state.reviews_done += 1,
-            Key::Duty(Duty::Attest { .. }) => state.heads_attested += 1,
-            _ => {}
-        }
-    }
-}
-
-/// The part of a duty that the worker computes; reviews of a round are done together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Work {
-    Train(ModelId, u32),
-    Review(ModelId, u32),
-    Attest(ModelId, u32),
-}
-
-impl Work {
-    fn status(self) -> DutyStatus {
-        let (kind, model, round) = match self {
-            Self::Train(model, round) => (DutyKind::Train, model, round),
-            Self::Review(model, round) => (DutyKind::Review, model, round),
-            Self::Attest(model, round) => (DutyKind::Merge, model, round),
-        };
-        DutyStatus {
-            kind,
-            model,
-            round,
-            progress: JobProgress::default(),
-            loss_nanonats: None,
-            finished: false,
-            error: None,
-        }
-    }
-}
+/// How long the node's end waits for training to put away what it has.
+const PUT_AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// What a piece of work ended with.
 enum Done {
@@ -203,6 +50,15 @@ enum Done {
     Noted,
     /// Deltas were accepted that cannot be fetched.
     Unavailable(Vec<ContributionId>),
+    /// It was stopped, and goes on later.
+    Interrupted,
+}
+
+/// Work that is being done.
+struct Running {
+    work: Work,
+    task: JoinHandle<Outcome>,
+    stop: CancellationToken,
 }
 
 type Outcome = anyhow::Result<Done>;
@@ -220,7 +76,7 @@ pub struct Duties {
     notes: Notes,
     /// Transactions sent for duties, with the height at which they were made.
     sent: BTreeMap<Key, (TransactionHash, Height)>,
-    running: Option<(Work, JoinHandle<Outcome>)>,
+    running: Option<Running>,
     failures: BTreeMap<Work, (u32, Instant)>,
 }
 
@@ -241,7 +97,7 @@ impl Duties {
             self.step().await;
             let finished = async {
                 match &mut self.running {
-                    Some((_, task)) => task.await,
+                    Some(running) => (&mut running.task).await,
                     None => std::future::pending().await,
                 }
             };
@@ -252,24 +108,32 @@ impl Duties {
                 result = finished => self.finished(result).await,
             }
         }
-        if let Some((_, task)) = self.running.take() {
-            task.abort();
+        if let Some(Running { work, task, stop }) = self.running.take() {
+            stop.cancel();
+            let abort = task.abort_handle();
+            if !work.is_interruptible() || tokio::time::timeout(PUT_AWAY_MAX, task).await.is_err() {
+                abort.abort();
+            }
         }
     }
 
-    /// Withholds the deltas of open rounds again after a restart.
+    /// Withholds the deltas of open rounds, and of those before them, again after a restart.
     fn withhold(&self) {
+        let me = self.node.id();
         for round in self.node.ledger.read(|view| protocol::duties::open_rounds(view)) {
-            if let Some(manifest) = self.notes.delta(&round.model, round.index) {
-                self.node.withheld.insert(manifest.payload, round.model, round.index);
+            for index in [round.index.saturating_sub(1), round.index] {
+                if let Some(manifest) = self.notes.delta(&round.model, index) {
+                    let id = protocol::ledger::entries::contribution_id(&round.model, index, &me);
+                    self.node.withheld.insert(manifest.payload, round.model, index, id);
+                }
             }
         }
     }
 
     async fn finished(&mut self, result: Result<Outcome, tokio::task::JoinError>) {
-        let Some((work, _)) = self.running.take() else { return };
+        let Some(Running { work, .. }) = self.running.take() else { return };
         let failure = match result {
-            Ok(Ok(Done::Noted)) => None,
+            Ok(Ok(Done::Noted | Done::Interrupted)) => None,
             Ok(Ok(Done::Unavailable(missing))) => {
                 for contribution in missing {
                     let payload = Payload::AttestUnavailable { contribution };
@@ -313,21 +177,29 @@ impl Duties {
                 Answer::Compute(work) => {
                     wanted.insert(work);
                 }
+                Answer::Nothing => {}
                 Answer::Lost => {
                     tracing::warn!(?duty, "the notes for a duty are gone; it cannot be done");
                 }
             }
         }
-        if let Some((work, task)) = &self.running
-            && !wanted.contains(work)
-        {
-            tracing::info!(?work, "no longer owed; cancelled");
-            task.abort();
-        }
         let now = Instant::now();
         let ready = |work: &Work| self.failures.get(work).is_none_or(|(_, at)| *at <= now);
+        let next = wanted.iter().copied().find(ready);
+        if let Some(Running { work, task, stop }) = &self.running {
+            if !wanted.contains(work) {
+                tracing::info!(?work, "no longer owed; cancelled");
+                task.abort();
+            } else if work.is_interruptible()
+                && next.is_some_and(|next| next < *work && !next.is_interruptible())
+                && !stop.is_cancelled()
+            {
+                tracing::info!(?work, ?next, "others wait for something; it goes on later");
+                stop.cancel();
+            }
+        }
         if self.running.is_none()
-            && let Some(work) = wanted.iter().copied().find(ready)
+            && let Some(work) = next
         {
             self.start(work);
         }
@@ -338,11 +210,31 @@ impl Duties {
         let send = |payload| Answer::Send(Box::new(payload));
         match duty {
             Duty::Join { model, round } => send(Payload::JoinRound { model, round }),
-            Duty::Train { model, round } => match self.notes.delta(&model, round) {
-                None => Answer::Compute(Work::Train(model, round)),
+            Duty::Show { model, round, contribution } => {
+                let slice = node.ledger.read(|view| show::slice(view, &contribution));
+                match slice {
+                    Some(_) if self.notes.shown(&model, round).is_none() => {
+                        Answer::Compute(Work::Show(model, round))
+                    }
+                    _ => Answer::Nothing,
+                }
+            }
+            Duty::Train { model, round, late } => {
+                let done = self.notes.trained(&model, round).is_some()
+                    || self.notes.delta(&model, round).is_some();
+                // Nobody begins what is late already.
+                if done || (late && self.notes.plan(&model, round).is_none()) {
+                    Answer::Nothing
+                } else {
+                    Answer::Compute(Work::Train(model, round))
+                }
+            }
+            Duty::Commit { model, round, .. } => match self.notes.delta(&model, round) {
+                None if self.notes.trained(&model, round).is_none() => Answer::Nothing,
+                None => Answer::Compute(Work::Compress(model, round)),
                 Some(manifest) => {
                     let content = codec::hash(&manifest);
-                    let salt = train::salt(node, &manifest);
+                    let salt = compress::salt(node, &manifest);
                     let commitment =
                         commitment::submission(&node.chain, &node.id(), &content, &salt);
                     send(Payload::SubmitCommit { model, round, commitment })
@@ -351,7 +243,7 @@ impl Duties {
             Duty::Submit { model, round } => match self.notes.delta(&model, round) {
                 None => Answer::Lost,
                 Some(manifest) => {
-                    let salt = train::salt(node, &manifest);
+                    let salt = compress::salt(node, &manifest);
                     send(Payload::Submit { manifest: Box::new(manifest), salt })
                 }
             },
@@ -374,7 +266,7 @@ impl Duties {
             Duty::Reveal { contribution } => {
                 let known = node.ledger.read(|view| view.contribution(&contribution));
                 let review =
-                    known.and_then(|c| self.notes.review(&c.model, c.round, &contribution));
+                    known.and_then(|c| self.notes.review(&c.model, c.merged_in, &contribution));
                 match review {
                     None => Answer::Lost,
                     Some(review) => {
@@ -427,14 +319,10 @@ impl Duties {
         tracing::info!(?work, "starting a duty");
         self.node.training.begin(&self.node, work.status());
         let (node, notes) = (Arc::clone(&self.node), self.notes.clone());
-        let task = self.node.tracker.spawn(async move {
-            match work {
-                Work::Train(model, round) => train::train(&node, &notes, model, round).await,
-                Work::Review(model, round) => review::review(&node, &notes, model, round).await,
-                Work::Attest(model, round) => attest::attest(&node, &notes, model, round).await,
-            }
-        });
-        self.running = Some((work, task));
+        let stop = CancellationToken::new();
+        let told = stop.clone();
+        let task = self.node.tracker.spawn(async move { work.run(&node, &notes, told).await });
+        self.running = Some(Running { work, task, stop });
     }
 }
 
@@ -444,6 +332,8 @@ enum Answer {
     Send(Box<Payload>),
     /// Compute first.
     Compute(Work),
+    /// Something else comes first.
+    Nothing,
     /// It cannot be done any more.
     Lost,
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use protocol::amount::PPM;
 use protocol::ids::{ContentHash, ContributionId, ModelId};
+use protocol::ledger::weights::own_weight;
 use protocol::limits;
 use protocol::review::{Gain, Review, Verdict, gain, judge};
 use protocol::worker::{SubmittedDelta, Variant, WorkerOutcome};
 
 use super::inputs::{Inputs, JOB_MAX, delta_name, name};
+use super::replay::{Wanted, replay};
 use super::{Done, Outcome};
 use crate::blobs::Priority;
 use crate::node::Node;
@@ -30,13 +31,13 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
     let inputs = Inputs::read(node, &model, index)?;
     let round = &inputs.round;
     let me = node.id();
-    node.have_head(inputs.spec(), &round.parent, &inputs.peers).await?;
+    node.have_head(inputs.spec(), round.base(), &inputs.peers).await?;
     node.have_suite(inputs.spec(), &inputs.peers).await?;
     let mut reviews: BTreeMap<ContributionId, Review> = BTreeMap::new();
     let mut fetched = Vec::new();
     for (member, contribution) in &inputs.submitted {
         let Some(manifest) = &contribution.manifest else { continue };
-        let id = round.contribution_id(&member.node);
+        let id = contribution.id();
         let mine = contribution.panel.iter().any(|seat| seat.node == me);
         let hints = crate::network::peer_id(&member.node).into_iter().collect();
         let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
@@ -47,6 +48,7 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
                     payload: manifest.payload,
                     seed: manifest.seed,
                     round: manifest.round,
+                    weight_ppm: own_weight(round, contribution),
                     mine,
                 });
             }
@@ -60,9 +62,26 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
             Ok(_) | Err(_) => {}
         }
     }
+    let wanted: Vec<Wanted<'_>> = inputs
+        .submitted
+        .iter()
+        .filter(|(_, c)| fetched.iter().any(|delta| delta.mine && delta.id == c.id()))
+        .filter_map(|(_, c)| Some(Wanted { id: c.id(), manifest: c.manifest.as_ref()? }))
+        .collect();
+    let replayed = replay(node, &inputs, &wanted).await?;
+    for delta in &mut fetched {
+        let compelled = replayed.get(&delta.id).and_then(|replayed| replayed.verdict());
+        if let Some(verdict) = compelled {
+            delta.mine = false;
+            reviews.insert(delta.id, without_gain(verdict));
+        }
+    }
     measure(node, &inputs, &fetched, &mut reviews).await?;
     let notes = notes.clone();
     tokio::task::spawn_blocking(move || {
+        for (id, replayed) in replayed {
+            notes.put_replayed(&model, index, &id, replayed)?;
+        }
         reviews.iter().try_for_each(|(id, review)| notes.put_review(&model, index, id, review))
     })
     .await?
@@ -76,11 +95,18 @@ struct Fetched {
     payload: ContentHash,
     seed: u64,
     round: u32,
-    /// Whether this node sits on its panel.
+    weight_ppm: u32,
+    /// Whether this node sits on its panel and has to measure it.
     mine: bool,
 }
 
-/// Admission (design 8): the paired gain of the head with one delta at weight one over n.
+/// Weights of a variant with one of the deltas.
+fn alone(fetched: &[Fetched], index: usize) -> Vec<u32> {
+    let weight = |(i, delta): (usize, &Fetched)| if i == index { delta.weight_ppm } else { 0 };
+    fetched.iter().enumerate().map(weight).collect()
+}
+
+/// Admission (design 8): the paired gain of the head with one delta at its own weight over n.
 async fn measure(
     node: &Arc<Node>,
     inputs: &Inputs,
@@ -94,7 +120,7 @@ async fn measure(
         return Ok(());
     }
     let mut job = node.worker.job(Lane::Duty).await?;
-    let outer = node.put_head(&job, &round.parent).await?;
+    let outer = node.put_head(&job, round.base()).await?;
     let files = node.put_files(&job, inputs.spec(), &inputs.peers).await?;
     job.put_blob(&name("suite")?, &node.store, inputs.spec().evaluation_suite).await?;
     let mut submitted = Vec::with_capacity(fetched.len());
@@ -104,11 +130,8 @@ async fn measure(
         let Fetched { seed, round, .. } = *delta;
         submitted.push(SubmittedDelta { payload, weight_ppm: 0, seed, round });
     }
-    let whole = u32::try_from(PPM)?;
     let mut variants = vec![Variant { weights_ppm: Vec::new() }];
-    variants.extend(mine.iter().map(|index| Variant {
-        weights_ppm: (0..fetched.len()).map(|i| if i == *index { whole } else { 0 }).collect(),
-    }));
+    variants.extend(mine.iter().map(|index| Variant { weights_ppm: alone(fetched, *index) }));
     let request = inputs.evaluate(files, outer, submitted, inputs.submitted.len(), variants)?;
     let outcome = job.run(request, JOB_MAX, Some(node.duty_progress())).await?;
     let WorkerOutcome::Evaluated { losses, faults } = outcome else {

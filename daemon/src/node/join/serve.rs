@@ -1,4 +1,4 @@
-//! Giving snapshots, their proofs and single blocks to peers.
+//! Giving snapshots, their proofs, single blocks and states of own training to peers.
 //!
 //! **Invariants.** Only a snapshot that a final header commits is offered. Its bytes are served
 //! from the file that the node keeps anyway, through the blob service; when that file goes, it is
@@ -124,7 +124,9 @@ impl SnapshotServer {
             MetaRequest::Block(height) => {
                 MetaResponse::Block(ledger.decided(*height).map(Box::new))
             }
-            MetaRequest::Genesis | MetaRequest::Status => MetaResponse::Refused,
+            MetaRequest::Genesis | MetaRequest::Status | MetaRequest::States(_) => {
+                MetaResponse::Refused
+            }
         }
     }
 }
@@ -159,7 +161,11 @@ pub fn answer(node: &Arc<Node>, id: MetaRequestId, request: MetaRequest) {
             return node.network.respond(id, busy).await;
         };
         let worker = Arc::clone(&node);
-        let answer = node.ledger.run(move |ledger| worker.snapshots.answer(ledger, &request)).await;
+        let answer = move |ledger: &Ledger| match request {
+            MetaRequest::States(id) => crate::node::duties::shown(&worker, &id),
+            request => worker.snapshots.answer(ledger, &request),
+        };
+        let answer = node.ledger.run(answer).await;
         node.network.respond(id, answer).await;
     });
 }

@@ -59,17 +59,19 @@ impl Members<'_> {
                 Fate::Dies { part_ppm } => {
                     // What it computed is lost, so it need not be computed here. It comes back
                     // for the next round, without feedback: it missed a round (design 7.2).
-                    self.now.computed += member_bytes * u64::from(part_ppm) / 1_000_000;
+                    let died = member_bytes * u64::from(part_ppm) / 1_000_000;
+                    self.now.computed += died;
+                    self.now.died += died;
                     self.feedback[index(member)] = None;
                 }
                 Fate::Dropped => {
                     self.now.computed += member_bytes;
+                    self.now.dropped += member_bytes;
                     let outputs = self.train(round, member)?;
                     self.feedback[index(member)] = Some(outputs.feedback_rejected);
                 }
                 Fate::Merged => {
                     self.now.computed += member_bytes;
-                    self.now.integrated += member_bytes;
                     let outputs = self.train(round, member)?;
                     let bytes = self.site.bytes_of(&outputs.payload)?;
                     sent += bytes * u64::from(options.workers - 1);
@@ -85,7 +87,9 @@ impl Members<'_> {
             }
         }
         self.now.sent_bytes += sent as f64 / f64::from(options.workers);
+        let merged = u64::try_from(submitted.len()).unwrap_or(u64::MAX);
         self.merge(round, submitted)?;
+        self.now.integrated += merged * member_bytes;
         self.now.loss = self.site.loss(&head(round + 1)?)?;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! own, which is removed at the end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::codec;
 use protocol::ids::ContentHash;
@@ -169,8 +170,13 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Result<Self, CommandError> {
-        let path = std::env::temp_dir().join(format!("ayni-lab-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(CommandError::io(path.display().to_string()))?;
+        /// Folders that this process has made.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ayni-lab-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // Not one that is there: it would be somebody else's.
+        std::fs::create_dir(&path).map_err(CommandError::io(path.display().to_string()))?;
         Ok(Self { path })
     }
 

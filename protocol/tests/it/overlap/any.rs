@@ -63,7 +63,7 @@ fn act(chain: &mut TestChain, node: usize, character: &Character, seed: u64) {
         let roll = |kind| dice(seed, &[height, node as u64, number as u64, kind]);
         let chance = match duty {
             Duty::Join { .. } => character.join,
-            Duty::Train { .. } => continue,
+            Duty::Train { .. } | Duty::Show { .. } => continue,
             Duty::Commit { .. } => character.commit,
             Duty::Submit { .. } => character.reveal,
             Duty::Review { .. } | Duty::Reveal { .. } => character.review,

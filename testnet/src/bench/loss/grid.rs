@@ -6,13 +6,17 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
 use crate::cells::{Cell, Grid};
 use crate::corpus;
 use crate::workspace::Workspace;
 
 /// Seed of the division of the text, the same for all cells.
 const TEXT_SEED: u64 = 1;
+/// Inner learning rates that are tried, in ppm. In trials 4,000 was worse than 2,000 for
+/// data-parallel and sparse deltas alike.
+const RATES_PPM: [u32; 3] = [500, 1_000, 2_000];
+/// The rate where none is searched for.
+pub(crate) const RATE_PPM: u32 = 1_000;
 
 /// How members learn together: the arms of `ayni-worker lab loss`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -47,16 +51,6 @@ impl Arm {
             Self::Sparse256 => "SparseLoCo, k = 256",
         }
     }
-
-    /// Inner learning rates that are tried, in ppm. Trials over a wider range put the best of each
-    /// arm inside.
-    const fn rates_ppm(self) -> [u32; 3] {
-        match self {
-            Self::Dp => [2_000, 4_000, 8_000],
-            Self::Diloco => [1_000, 2_000, 4_000],
-            Self::Sparse64 | Self::Sparse256 => [2_000, 4_000, 8_000],
-        }
-    }
 }
 
 /// Sizes of the benchmark.
@@ -78,7 +72,7 @@ pub(crate) struct Plan {
     windows: u32,
     /// Seeds.
     pub(crate) seeds: u64,
-    /// Rates tried of each arm's three.
+    /// Rates tried of the three.
     tried: usize,
     /// Whether the payload of a large model is made too.
     pub(super) large: bool,
@@ -87,9 +81,9 @@ pub(crate) struct Plan {
 impl Plan {
     /// The million parameters: three blocks of width 160. All four arms with three rates and
     /// three seeds are 20 cells of about a minute, two at once.
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(seeds: u64, full: bool, short: bool) -> Self {
         let plan = Self {
-            workers: if options.full { 8 } else { 4 },
+            workers: if full { 8 } else { 4 },
             rounds: 20,
             steps: 30,
             batch: 4,
@@ -98,15 +92,15 @@ impl Plan {
             heads: 4,
             context: 64,
             windows: 256,
-            seeds: options.seeds,
+            seeds,
             tried: 3,
             large: true,
         };
-        if options.short { plan.short() } else { plan }
+        if short { plan.short() } else { plan }
     }
 
     /// Seconds instead of minutes.
-    pub(crate) const fn short(self) -> Self {
+    const fn short(self) -> Self {
         Self {
             rounds: 2,
             steps: 5,
@@ -122,9 +116,9 @@ impl Plan {
         }
     }
 
-    /// Rates to try for an arm.
-    pub(crate) fn rates_ppm(&self, arm: Arm) -> Vec<u32> {
-        arm.rates_ppm().into_iter().take(self.tried).collect()
+    /// Rates to try for each arm.
+    pub(super) fn rates_ppm(&self) -> Vec<u32> {
+        RATES_PPM.into_iter().take(self.tried).collect()
     }
 
     /// The cell of an arm with a rate and a seed, and what goes wrong in it.
@@ -144,15 +138,15 @@ impl Plan {
              --windows {windows} --learning-rate-ppm {rate_ppm} --seed {seed} {faults}",
             arm.name()
         );
-        let suffix: String = faults.replace("--", "-").replace(' ', "");
-        let name = cell_name(arm, rate_ppm, seed, workers) + &suffix;
+        let name = cell_name(arm, rate_ppm, seed, workers, faults);
         Cell::new(name, &line).with("--data", data)
     }
 }
 
-/// The name of a cell in which nothing goes wrong.
-pub(crate) fn cell_name(arm: Arm, rate_ppm: u32, seed: u64, workers: u32) -> String {
-    format!("{}-{workers}-rate{rate_ppm}-seed{seed}", arm.name())
+/// The name of a cell.
+pub(crate) fn cell_name(arm: Arm, rate_ppm: u32, seed: u64, workers: u32, faults: &str) -> String {
+    let faults = faults.replace("--", "-").replace(' ', "");
+    format!("{}-{workers}-rate{rate_ppm}-seed{seed}{faults}", arm.name())
 }
 
 /// The payload of a model of 50 million parameters after a few steps of training: what it weighs,

@@ -21,7 +21,10 @@ use crate::blobs::conclude;
 use crate::cells::Grid;
 use crate::corpus;
 use crate::workspace::Workspace;
-use grid::Plan;
+pub(crate) use grid::{Arm, Plan, RATE_PPM, cell_name, texts};
+#[cfg(test)]
+pub(crate) use report::Point;
+pub(crate) use report::Run;
 
 /// What is measured.
 #[derive(Clone, Debug, Args)]
@@ -58,8 +61,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     options.validate()?;
     let name = if options.short { "loss-short" } else { "loss" };
     let cells = Grid::open(workspace, name, options.fresh)?;
-    let plan = Plan::new(options);
-    let data = grid::texts(workspace, &cells, plan.workers, options.data.as_deref())?;
+    let plan = Plan::new(options.seeds, options.full, options.short);
+    let data = texts(workspace, &cells, plan.workers, options.data.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(report::measure(&cells, &plan, &data))?;
     let missed = if options.short { Vec::new() } else { report.missed() };

@@ -34,6 +34,12 @@ pub(crate) struct Point {
     pub(crate) loss: f64,
     pub(crate) computed: u64,
     pub(crate) integrated: u64,
+    /// Lost on the way.
+    #[serde(default)]
+    pub(crate) dropped: u64,
+    /// In the hands of members that died.
+    #[serde(default)]
+    pub(crate) died: u64,
     pub(crate) sent_bytes: f64,
 }
 
@@ -112,7 +118,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     eprintln!("bench loss: rates of each arm on the first seed");
     let mut cells: Vec<Cell> = Vec::new();
     for arm in Arm::ALL {
-        for rate in plan.rates_ppm(arm) {
+        for rate in plan.rates_ppm() {
             cells.push(plan.cell(arm, rate, 1, "", data)?);
         }
     }
@@ -134,7 +140,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     let results = tuned.merged(grid.run(&cells).await?);
     let runs = |arm: Arm| -> Result<Vec<Run>> {
         let (rate, _) = chosen.get(&arm).context("every arm is tuned")?;
-        let name = |seed| cell_name(arm, *rate, seed, plan.workers);
+        let name = |seed| cell_name(arm, *rate, seed, plan.workers, "");
         (1..=plan.seeds).map(|seed| results.figures(&name(seed))).collect()
     };
     let baseline = runs(Arm::Dp)?;
@@ -169,8 +175,8 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
 /// The rate with the least loss at the end, and what all gave.
 fn best_rate(plan: &Plan, results: &Results, arm: Arm) -> Result<(u32, BTreeMap<u32, f64>)> {
     let mut tried = BTreeMap::new();
-    for rate in plan.rates_ppm(arm) {
-        let run: Run = results.figures(&cell_name(arm, rate, 1, plan.workers))?;
+    for rate in plan.rates_ppm() {
+        let run: Run = results.figures(&cell_name(arm, rate, 1, plan.workers, ""))?;
         tried.insert(rate, run.last()?.loss);
     }
     let best = tried.iter().min_by(|a, b| a.1.total_cmp(b.1)).context("a rate is tried")?;
@@ -351,6 +357,7 @@ mod tests {
             computed: u64::from(round) * 100,
             integrated: u64::from(round) * 100,
             sent_bytes: f64::from(round) * sent,
+            ..Point::default()
         };
         let curve = (0u32..).zip(losses).map(point).collect();
         Run { parameters: 1_000_000, bits_per_parameter: bits, ring_f32_bytes: 2_000_000, curve }
@@ -360,17 +367,9 @@ mod tests {
         let dp = [run(&[6.0, 3.0, 2.0], 1e6, None)];
         let figures =
             |arm, runs: &[Run]| Figures::of(arm, 1, BTreeMap::new(), runs, &dp).expect("measured");
-        let options = super::super::Options {
-            seeds: 1,
-            full: false,
-            short: false,
-            data: None,
-            fresh: false,
-            json: false,
-        };
         Report {
             scale: "",
-            plan: Plan::new(&options),
+            plan: Plan::new(1, false, false),
             parameters: 1,
             tokens: 200,
             builds: Vec::new(),

@@ -12,7 +12,9 @@ use protocol::ledger::entries::Dataset;
 use protocol::model::{DatasetManifest, check_name};
 use protocol::transaction::Payload;
 
+use super::ingest::ingest;
 use super::keep::keep;
+use crate::api::JobHandle;
 use crate::node::backend::{NodeBackend, PATIENCE};
 use crate::node::{Node, notes, private, publish};
 
@@ -83,21 +85,20 @@ impl NodeBackend {
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let path = PathBuf::from(&request.path);
         check_readable(&path)?;
+        let wanted = request.ingest.as_ref().and_then(|ingest| ingest.model.as_ref());
+        let model = wanted.map(|wanted| self.find_model(wanted)).transpose()?;
+        let architecture = model.map(|model| model.spec.architecture);
         let node = Arc::clone(&self.node);
         self.node.jobs.start(JobKind::PublishDataset, move |handle| async move {
             let _in_use = Arc::clone(&node.data_in_use).read_owned().await;
-            let (store, progress) = (node.store.clone(), handle.clone());
-            let (name, licence) = (request.name.clone(), request.licence.clone());
-            let made = tokio::task::spawn_blocking(move || {
-                publish::publish(&store, &path, &name, &licence, |done, total| {
-                    progress.progress(done, total, "reading texts");
-                    !progress.token().is_cancelled()
-                })
-            });
-            let made = made
-                .await
-                .map_err(|error| ApiError::internal(error.to_string()))?
-                .map_err(|error| ApiError::bad_request(format!("{error:#}")))?;
+            let names = (request.name.as_str(), request.licence.as_str());
+            let (made, report) = match request.ingest.clone() {
+                None => (read_texts(&node, path, names, &handle).await?, None),
+                Some(options) => {
+                    let read = ingest(&node, path, names, options, architecture, &handle);
+                    read.await.map(|(made, report)| (made, Some(report)))?
+                }
+            };
             let shards = u32::try_from(made.document.shards.len()).unwrap_or(u32::MAX);
             let bytes = made.document.bytes();
             // Whatever becomes of the transaction, it may still become final. The pin of a manifest
@@ -105,6 +106,11 @@ impl NodeBackend {
             let pin = PinName::try_from(format!("dataset:{}", request.name))
                 .map_err(|error| ApiError::bad_request(error.to_string()))?;
             keep(&node, pin, made.manifest, None, true).await?;
+            if let Some(held_out) = report.as_ref().and_then(|report| report.held_out) {
+                let pin = PinName::try_from(format!("held-out:{}", request.name))
+                    .map_err(|error| ApiError::bad_request(error.to_string()))?;
+                keep(&node, pin, held_out, None, true).await?;
+            }
             let payload = Payload::PublishDataset {
                 manifest: made.manifest,
                 name: request.name,
@@ -120,6 +126,7 @@ impl NodeBackend {
                 documents: made.documents,
                 bytes,
                 files_skipped: made.skipped,
+                report: report.map(Box::new),
                 receipt,
             })
         })
@@ -155,6 +162,26 @@ impl NodeBackend {
         }
         Ok(summary)
     }
+}
+
+/// Every UTF-8 file is a document.
+async fn read_texts(
+    node: &Arc<Node>,
+    path: PathBuf,
+    (name, licence): (&str, &str),
+    handle: &JobHandle,
+) -> Result<publish::Published, ApiError> {
+    let (store, progress) = (node.store.clone(), handle.clone());
+    let (name, licence) = (name.to_owned(), licence.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        publish::publish(&store, &path, &name, &licence, |done, total| {
+            progress.progress(done, total, "reading texts");
+            !progress.token().is_cancelled()
+        })
+    });
+    made.await
+        .map_err(|error| ApiError::internal(error.to_string()))?
+        .map_err(|error| ApiError::bad_request(format!("{error:#}")))
 }
 
 /// Refuses a path that the node cannot read.

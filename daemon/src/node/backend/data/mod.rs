@@ -8,6 +8,7 @@ mod add;
 mod datasets;
 mod export;
 mod get;
+mod ingest;
 mod keep;
 mod look;
 mod tally;

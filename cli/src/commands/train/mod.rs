@@ -1,5 +1,7 @@
 //! `ayni train`.
 
+mod watch;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,23 +9,25 @@ use ayni_cli::amount::{AmountError, format_credits, parse_credits};
 use clap::{Args, Subcommand};
 use protocol::amount::Credits;
 use protocol::api::{
-    DutyStatus, ModelRef, NodeEvent, OpenRoundsRequest, Rounds, RoundsQuery, TrainJoinRequest,
-    TrainStatus,
+    DutyStatus, ModelRef, OpenRoundsRequest, Rounds, RoundsQuery, TrainJoinRequest, TrainStatus,
 };
 use protocol::model::RoundParameters;
 
 use crate::context::Context;
 use crate::failure::{Failure, USAGE};
-use crate::output::{clean, pairs, table};
-use crate::{commands::status, text};
+use crate::output::{pairs, table};
+use crate::text;
 
 /// What to do with training.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
-    /// Open training rounds on a model
-    #[command(after_help = "Examples:\n  ayni train open tiny --rounds 10\n  \
+    /// Open training rounds on a model, and take part in them with --join
+    #[command(
+        visible_alias = "start",
+        after_help = "Examples:\n  ayni train start tiny --rounds 10 --join\n  \
         ayni train open tiny --rounds 5 --escrow 250 --set inner_steps=50 --set batch=8\n\n\
-        Parameters that are not set have their defaults; --parameters reads a TOML file.")]
+        Parameters that are not set have their defaults; --parameters reads a TOML file."
+    )]
     Open(OpenArguments),
     /// Take part in this and later rounds of a model
     #[command(after_help = "Example:\n  ayni train join tiny")]
@@ -46,7 +50,7 @@ pub(crate) enum TrainCommand {
         #[arg(long, default_value_t = RoundsQuery::LIMIT_DEFAULT)]
         limit: u32,
     },
-    /// Print what happens as it happens, until Ctrl-C
+    /// Show what happens as it happens, with the curve of the loss, until Ctrl-C
     #[command(after_help = "Example:\n  ayni train watch --json | jq .event")]
     Watch,
 }
@@ -65,6 +69,9 @@ pub(crate) struct OpenArguments {
     /// TOML file with round parameters
     #[arg(long, value_name = "FILE")]
     parameters: Option<PathBuf>,
+    /// Take part in them with this node
+    #[arg(long)]
+    join: bool,
     /// One round parameter, for example inner_steps=50; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -95,7 +102,7 @@ pub(crate) async fn run(context: &Context, command: TrainCommand) -> Result<(), 
             let rounds = context.client()?.rounds(&query).await?;
             context.output.show(&rounds, || list(&rounds))
         }
-        TrainCommand::Watch => watch(context).await,
+        TrainCommand::Watch => watch::run(context).await,
     }
 }
 
@@ -107,13 +114,21 @@ async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure
         parameters: Some(parameters),
         escrow_micro: arguments.escrow,
     };
-    let opened = context.client()?.open_rounds(&request).await?;
+    let client = context.client()?;
+    let opened = client.open_rounds(&request).await?;
+    if arguments.join {
+        client.train_join(&TrainJoinRequest { model: request.model.clone() }).await?;
+    }
     context.output.show(&opened, || {
         let last = opened.first_round.saturating_add(opened.rounds).saturating_sub(1);
+        let next = if arguments.join {
+            "This node takes part.\nNext: ayni train watch".to_owned()
+        } else {
+            format!("Next: ayni train join {}, then ayni train watch", request.model)
+        };
         format!(
-            "Rounds {} to {last} of model {} are open (block {}).\n\
-             Next: ayni train join {}, then ayni train watch",
-            opened.first_round, opened.model, opened.receipt.height, request.model
+            "Rounds {} to {last} of model {} are open (block {}).\n{next}",
+            opened.first_round, opened.model, opened.receipt.height
         )
     })
 }
@@ -185,6 +200,12 @@ fn progress(duty: &DutyStatus) -> String {
     if let Some(loss) = duty.loss_nanonats {
         line = format!("{line} loss {}", text::nats(loss));
     }
+    if let Some(rate) = duty.per_second {
+        line = format!("{line}, {}/s", text::bytes(rate));
+    }
+    if let Some(eta) = duty.eta_ms.filter(|_| !duty.finished) {
+        line = format!("{line}, {} left", text::duration(eta));
+    }
     if duty.finished { format!("done {line}") } else { line }.trim_end().to_owned()
 }
 
@@ -205,38 +226,6 @@ fn list(rounds: &Rounds) -> String {
     });
     let head = ["ROUND", "PHASE", "MEMBERS", "ACCEPTED", "HEAD", "CERTIFIED", "GAIN", "PAID"];
     table(&head, rows, "No rounds were opened; open some with `ayni train open`.")
-}
-
-async fn watch(context: &Context) -> Result<(), Failure> {
-    let mut events = context.client()?.events().await?;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        context.output.stream(&event, || clean(&line(&event)))?;
-    }
-    context.output.remark("The node has stopped.")
-}
-
-fn line(event: &NodeEvent) -> String {
-    match event {
-        NodeEvent::Block { height, hash, transactions, .. } => {
-            format!("block {height} {} with {transactions} transactions", hash.short())
-        }
-        NodeEvent::Round { model, round, phase } => {
-            format!("round {round} of {}: {}", model.short(), text::name(phase))
-        }
-        NodeEvent::Duty { duty } => {
-            let (kind, model) = (text::name(&duty.kind), duty.model.short());
-            format!("{kind} for round {} of {model}: {}", duty.round, progress(duty))
-        }
-        NodeEvent::Head { model, round, head, certified_by_stake_ppm } => format!(
-            "head {} of {} certified in round {round} by {} of the stake",
-            head.short(),
-            model.short(),
-            text::percent(u64::from(*certified_by_stake_ppm))
-        ),
-        NodeEvent::Worker { worker } => format!("worker {}", status::worker(worker)),
-        NodeEvent::Missed { events } => format!("{events} events were missed"),
-    }
 }
 
 #[cfg(test)]

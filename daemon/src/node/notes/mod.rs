@@ -4,6 +4,8 @@
 //! Small files under `data/duties/<model>/<round>/`, each written to a temporary name, synced
 //! and renamed, so that a note is there whole or not at all.
 
+pub mod run;
+
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,11 +13,15 @@ use std::path::{Path, PathBuf};
 use protocol::codec::{self, Canonical};
 use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId};
 use protocol::model::{DeltaManifest, Head};
+use protocol::replay::ShownStates;
 use protocol::review::{Gain, Review};
 use serde::{Deserialize, Serialize};
 
 /// Rounds whose notes are kept; the last one holds the error feedback.
 const ROUNDS_KEPT: u32 = 4;
+
+/// Rounds whose training can still be asked for: the one before may be under review.
+const RUNS_KEPT: u32 = 1;
 
 /// What is attested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +105,8 @@ impl Notes {
         read(&self.round(model, round).join("head"))
     }
 
-    /// Blobs of every round that is remembered: own deltas, and heads that were merged here.
+    /// Blobs of every round that is remembered: own deltas, states that are shown, and heads that
+    /// were merged here.
     pub fn blobs(&self) -> Vec<ContentHash> {
         let folders = |dir: &Path| {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -111,7 +118,8 @@ impl Notes {
                 let delta = read::<DeltaManifest>(&round.join("manifest")).map(|m| m.payload);
                 let head = read::<HeadNote>(&round.join("head")).map(|note| note.head);
                 let head = head.map(|head| [head.checkpoint, head.outer_state]);
-                delta.into_iter().chain(head.into_iter().flatten())
+                let shown = read::<ShownStates>(&round.join("shown")).map(|shown| shown.before);
+                delta.into_iter().chain(shown).chain(head.into_iter().flatten())
             })
             .collect()
     }
@@ -124,6 +132,8 @@ impl Notes {
             let round = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
             if round.is_some_and(|round| round.saturating_add(ROUNDS_KEPT) < current) {
                 fs::remove_dir_all(entry.path())?;
+            } else if round.is_some_and(|round| round.saturating_add(RUNS_KEPT) < current) {
+                run::forget(&entry.path().join("run"))?;
             }
         }
         Ok(())

@@ -1,0 +1,128 @@
+//! The delta of a run that is done: compressed with the error feedback of the round before, and
+//! its covering letter.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use protocol::codec;
+use protocol::duties::was_merged;
+use protocol::ids::{ContentHash, ModelId};
+use protocol::ledger::entries::Round;
+use protocol::limits;
+use protocol::model::DeltaManifest;
+use protocol::review::Verdict;
+use protocol::training::steps_seed;
+use protocol::worker::{CompressJob, DeltaOutputs, WorkerOutcome, WorkerRequest};
+
+use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, name};
+use super::train::blocking;
+use super::{Done, Outcome};
+use crate::node::Node;
+use crate::node::notes::{Notes, run};
+use crate::worker::Lane;
+
+/// Opens the commitment to a delta; the same after a restart.
+pub(super) fn salt(node: &Node, manifest: &DeltaManifest) -> [u8; 32] {
+    let content = codec::hash(manifest);
+    node.secrets.duty.derive_salt("ayni 2026 submission salt v1", &[content.as_bytes()])
+}
+
+pub(super) async fn compress(
+    node: &Arc<Node>,
+    notes: &Notes,
+    (model, index): (ModelId, u32),
+) -> Outcome {
+    let inputs = Inputs::read(node, &model, index)?;
+    let round = &inputs.round;
+    let me = node.id();
+    let member = round.member_index(&me).context("this node is not a member of the round")?;
+    let trained = notes.trained(&model, index).context("the note of what was trained is gone")?;
+    let seed = steps_seed(&round.assignment_beacon, &me, index);
+    node.have_head(inputs.spec(), &round.parent, &inputs.peers).await?;
+    let feedback = feedback(node, notes, &model, index);
+
+    let mut job = node.worker.job(Lane::Duty).await?;
+    node.put_head(&job, &round.parent).await?;
+    let bytes_max = checkpoint_bytes_max(inputs.spec());
+    let checkpoint = notes.run(&model, index).join(run::TRAINED);
+    job.put_file(&name(run::TRAINED)?, &checkpoint, bytes_max).await?;
+    let feedback_in = match &feedback {
+        None => ContentHash::default(),
+        Some(bytes) => {
+            job.put_bytes(&name("feedback")?, bytes.clone()).await?;
+            ContentHash::of(bytes)
+        }
+    };
+    let outputs = DeltaOutputs {
+        payload: name("delta")?,
+        feedback_accepted: name("feedback-merged")?,
+        feedback_rejected: name("feedback-kept")?,
+    };
+    let request = WorkerRequest::Compress(CompressJob {
+        spec: inputs.spec().clone(),
+        parameters: round.parameters.clone(),
+        round: index,
+        seed,
+        checkpoint: name("head.safetensors")?,
+        trained: name(run::TRAINED)?,
+        feedback: feedback.is_some().then(|| name("feedback")).transpose()?,
+        privacy: None,
+        outputs: outputs.clone(),
+    });
+    let outcome = job.run(request, JOB_MAX, None).await?;
+    let WorkerOutcome::Compressed(_) = outcome else { bail!("an answer to another question") };
+
+    let payload = job.keep(&outputs.payload, &node.store, limits::DELTA_BYTES_MAX).await?;
+    node.withheld.insert(payload, model, index, round.contribution_id(&me));
+    let merged = job.read(&outputs.feedback_accepted, bytes_max).await?;
+    let kept = job.read(&outputs.feedback_rejected, bytes_max).await?;
+    let manifest = DeltaManifest {
+        author: me,
+        model,
+        round: index,
+        parent: round.parent.id(),
+        steps: trained.steps,
+        seed,
+        shards: Round::shards_hash(&round.shards_of(member)),
+        feedback_in,
+        feedback_out: ContentHash::of(&merged),
+        step_states: trained.step_states,
+        data_class: trained.data_class,
+        determinism: trained.determinism,
+        fingerprint: trained.fingerprint,
+        payload,
+        payload_bytes: node.store.size(&payload).context("the delta is gone")?,
+    };
+    let notes = notes.clone();
+    blocking(move || {
+        notes.put_delta(&manifest, &merged, &kept)?;
+        notes.prune(&model, index)
+    })
+    .await
+    .context("cannot write down the delta")?;
+    Ok(Done::Noted)
+}
+
+/// Error feedback of the round before; none after a missed round (design 7), which one is whose
+/// delta came late, and none after a fault: what was found harmful must not come back piece by
+/// piece.
+fn feedback(node: &Node, notes: &Notes, model: &ModelId, index: u32) -> Option<Vec<u8>> {
+    let previous = index.checked_sub(1)?;
+    notes.delta(model, previous)?;
+    let me = node.id();
+    let (merged, own) = node.ledger.read(|view| {
+        let round = view.round(model, previous)?;
+        let own = view.contribution(&round.contribution_id(&me))?;
+        Some((was_merged(view, &round, &me), own))
+    })?;
+    if own.is_late() || own.verdict == Some(Verdict::Fault) {
+        return None;
+    }
+    match std::fs::read(notes.feedback(model, previous, merged)) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            tracing::warn!(%error, "the error feedback is gone; starting from zero");
+            None
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `bench faults`: what lost deltas and dying members cost.
+//!
+//! The members of `bench loss`, with DiLoCo and with SparseLoCo (k = 64), once undisturbed, once
+//! with half of the deltas lost on their way, once with one member dying at a random moment of
+//! every round and coming back for the next. A lost delta stays in its author's error feedback
+//! where there is one; who dies loses what it trained in that round and nothing else.
+//!
+//! Deliberately absent: real processes that are killed. `crash` and the demo kill those.
+
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::bench::loss::{self, Plan};
+use crate::blobs::conclude;
+use crate::cells::Grid;
+use crate::corpus;
+use crate::workspace::Workspace;
+
+/// What is measured.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Seeds of weights, windows and faults.
+    #[arg(long, default_value_t = 3)]
+    pub seeds: u64,
+    /// A tiny model, two rounds, one seed: whether it runs, in seconds.
+    #[arg(long)]
+    pub short: bool,
+    /// Folder of text [default: the sources of the crates that Ayni is built from].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the benchmark; success when every aim stated for it is met.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    ensure!((1..=100).contains(&options.seeds), "--seeds must be 1 to 100, not {}", options.seeds);
+    options.data.as_deref().map_or(Ok(()), corpus::check_folder)?;
+    // The undisturbed cells are those of `bench loss`.
+    let grid = Grid::open(workspace, if options.short { "loss-short" } else { "loss" }, false)?;
+    let plan = Plan::new(options.seeds, false, options.short);
+    let data = loss::texts(workspace, &grid, plan.workers, options.data.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(report::measure(&grid, &plan, &data))?;
+    conclude(options.json, &report, report.missed(), || report.print())
+}
