@@ -48,7 +48,8 @@ pub struct Generate {
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=400))]
     tokens: u32,
     /// Numbers of threads to measure.
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2",
+        value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Vec<u16>,
 }
 

@@ -118,6 +118,8 @@ fn batch(spec: &ModelSpec) -> Batch {
 }
 
 fn model(spec: &ModelSpec, checkpoint: &Checkpoint, options: Options) -> Model {
+    // Tests run side by side.
+    ayni_ml::torch::prepare_thread(1);
     Model::new(spec, checkpoint, None, options).expect("fits")
 }
 

@@ -24,6 +24,8 @@ fn greedy(logits: &[f32]) -> u32 {
 }
 
 fn model(spec: &ModelSpec) -> Model {
+    // Tests run side by side.
+    ayni_ml::torch::prepare_thread(1);
     // Larger than at the beginning, so that every token changes the next.
     let mut checkpoint = initial_checkpoint(spec);
     for tensor in &mut checkpoint.tensors {
@@ -116,7 +118,7 @@ fn rows_that_leave_do_not_disturb_the_others() {
         for (row, token) in open.iter().zip(&next) {
             made[*row].push(*token);
         }
-        // Row r leaves after 8 (r + 1) tokens.
+        // Row r leaves after 8 (r + 1) tokens: some just as a full context is cut.
         let stays: Vec<bool> = open.iter().map(|row| step + 1 < 8 * (row + 1)).collect();
         engine.push(&next, &stays).expect("computes");
         let mut stays = stays.into_iter();

@@ -94,7 +94,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         let kept: Vec<usize> = (0..self.rows.len()).filter(|row| stays[*row]).collect();
-        if !self.unread && !kept.is_empty() {
+        if !kept.is_empty() {
             self.cache.keep(&kept)?;
         }
         self.rows = kept.into_iter().map(|row| std::mem::take(&mut self.rows[row])).collect();
