@@ -44,7 +44,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     options.data.as_deref().map_or(Ok(()), corpus::check_folder)?;
     // The undisturbed cells are those of `bench loss`.
     let grid = Grid::open(workspace, if options.short { "loss-short" } else { "loss" }, false)?;
-    let plan = Plan::new(options.seeds, false, options.short);
+    let plan = Plan::new(options.seeds, loss::STEPS, false, options.short);
     let data = loss::texts(workspace, &grid, plan.workers, options.data.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(report::measure(&grid, &plan, &data))?;

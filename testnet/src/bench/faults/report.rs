@@ -6,7 +6,7 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::loss::{Arm, Plan, RATE_PPM, Run, cell_name};
+use crate::bench::loss::{Arm, Plan, RATE_PPM, Run};
 use crate::cells::{Grid, Range};
 
 /// Least that must be integrated of what was trained with one member dying, beside what the dead
@@ -84,7 +84,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     let mut rows = Vec::new();
     for arm in ARMS {
         let runs = |fault: Fault| -> Result<Vec<Run>> {
-            let name = |seed| cell_name(arm, RATE_PPM, seed, plan.workers, fault.arguments());
+            let name = |seed| plan.name(arm, RATE_PPM, seed, fault.arguments());
             (1..=plan.seeds).map(|seed| results.figures(&name(seed))).collect()
         };
         let undisturbed = runs(Fault::Nothing)?;
@@ -190,7 +190,7 @@ mod tests {
         let bad = row(&[run(2.1, 699, 200, 100)]);
         let report = |rows| Report {
             scale: "",
-            plan: Plan::new(1, false, true),
+            plan: Plan::new(1, 30, false, true),
             builds: Vec::new(),
             rows,
             aims_missed: Vec::new(),

@@ -15,6 +15,8 @@ const TEXT_SEED: u64 = 1;
 /// Inner learning rates that are tried, in ppm. In trials 4,000 was worse than 2,000 for
 /// data-parallel and sparse deltas alike.
 const RATES_PPM: [u32; 3] = [500, 1_000, 2_000];
+/// Inner steps of a member in a round, as many as in the demo.
+pub(crate) const STEPS: u32 = 30;
 /// The rate where none is searched for.
 pub(crate) const RATE_PPM: u32 = 1_000;
 
@@ -81,11 +83,11 @@ pub(crate) struct Plan {
 impl Plan {
     /// The million parameters: three blocks of width 160. All four arms with three rates and
     /// three seeds are 20 cells of about a minute, two at once.
-    pub(crate) fn new(seeds: u64, full: bool, short: bool) -> Self {
+    pub(crate) fn new(seeds: u64, steps: u32, full: bool, short: bool) -> Self {
         let plan = Self {
             workers: if full { 8 } else { 4 },
             rounds: 20,
-            steps: 30,
+            steps,
             batch: 4,
             layers: 3,
             width: 160,
@@ -121,6 +123,13 @@ impl Plan {
         RATES_PPM.into_iter().take(self.tried).collect()
     }
 
+    /// The name of a cell.
+    pub(crate) fn name(&self, arm: Arm, rate_ppm: u32, seed: u64, faults: &str) -> String {
+        let faults = faults.replace("--", "-").replace(' ', "");
+        let Self { workers, steps, .. } = self;
+        format!("{}-{workers}-steps{steps}-rate{rate_ppm}-seed{seed}{faults}", arm.name())
+    }
+
     /// The cell of an arm with a rate and a seed, and what goes wrong in it.
     pub(crate) fn cell(
         &self,
@@ -138,15 +147,9 @@ impl Plan {
              --windows {windows} --learning-rate-ppm {rate_ppm} --seed {seed} {faults}",
             arm.name()
         );
-        let name = cell_name(arm, rate_ppm, seed, workers, faults);
+        let name = self.name(arm, rate_ppm, seed, faults);
         Cell::new(name, &line).with("--data", data)
     }
-}
-
-/// The name of a cell.
-pub(crate) fn cell_name(arm: Arm, rate_ppm: u32, seed: u64, workers: u32, faults: &str) -> String {
-    let faults = faults.replace("--", "-").replace(' ', "");
-    format!("{}-{workers}-rate{rate_ppm}-seed{seed}{faults}", arm.name())
 }
 
 /// The payload of a model of 50 million parameters after a few steps of training: what it weighs,

@@ -21,7 +21,7 @@ use crate::blobs::conclude;
 use crate::cells::Grid;
 use crate::corpus;
 use crate::workspace::Workspace;
-pub(crate) use grid::{Arm, Plan, RATE_PPM, cell_name, texts};
+pub(crate) use grid::{Arm, Plan, RATE_PPM, STEPS, texts};
 #[cfg(test)]
 pub(crate) use report::Point;
 pub(crate) use report::Run;
@@ -32,6 +32,9 @@ pub struct Options {
     /// Seeds of weights and windows; the first one is tuned on.
     #[arg(long, default_value_t = 3)]
     pub seeds: u64,
+    /// Inner steps of a member in a round.
+    #[arg(long, default_value_t = STEPS)]
+    pub steps: u32,
     /// Eight members instead of four.
     #[arg(long)]
     pub full: bool,
@@ -52,6 +55,11 @@ pub struct Options {
 impl Options {
     fn validate(&self) -> Result<()> {
         ensure!((1..=100).contains(&self.seeds), "--seeds must be 1 to 100, not {}", self.seeds);
+        ensure!(
+            (1..=1_000).contains(&self.steps),
+            "--steps must be 1 to 1,000, not {}",
+            self.steps
+        );
         self.data.as_deref().map_or(Ok(()), corpus::check_folder)
     }
 }
@@ -61,7 +69,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     options.validate()?;
     let name = if options.short { "loss-short" } else { "loss" };
     let cells = Grid::open(workspace, name, options.fresh)?;
-    let plan = Plan::new(options.seeds, options.full, options.short);
+    let plan = Plan::new(options.seeds, options.steps, options.full, options.short);
     let data = texts(workspace, &cells, plan.workers, options.data.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(report::measure(&cells, &plan, &data))?;

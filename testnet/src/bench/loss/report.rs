@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
-use super::grid::{Arm, Plan, cell_name, large_cell};
+use super::grid::{Arm, Plan, large_cell};
 use crate::cells::{Cell, Grid, Range, Results};
 
 /// Most that an arm with k = 64 may lose on data-parallel after equal tokens, in nats per byte.
@@ -140,7 +140,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
     let results = tuned.merged(grid.run(&cells).await?);
     let runs = |arm: Arm| -> Result<Vec<Run>> {
         let (rate, _) = chosen.get(&arm).context("every arm is tuned")?;
-        let name = |seed| cell_name(arm, *rate, seed, plan.workers, "");
+        let name = |seed| plan.name(arm, *rate, seed, "");
         (1..=plan.seeds).map(|seed| results.figures(&name(seed))).collect()
     };
     let baseline = runs(Arm::Dp)?;
@@ -176,7 +176,7 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
 fn best_rate(plan: &Plan, results: &Results, arm: Arm) -> Result<(u32, BTreeMap<u32, f64>)> {
     let mut tried = BTreeMap::new();
     for rate in plan.rates_ppm() {
-        let run: Run = results.figures(&cell_name(arm, rate, 1, plan.workers, ""))?;
+        let run: Run = results.figures(&plan.name(arm, rate, 1, ""))?;
         tried.insert(rate, run.last()?.loss);
     }
     let best = tried.iter().min_by(|a, b| a.1.total_cmp(b.1)).context("a rate is tried")?;
@@ -369,7 +369,7 @@ mod tests {
             |arm, runs: &[Run]| Figures::of(arm, 1, BTreeMap::new(), runs, &dp).expect("measured");
         Report {
             scale: "",
-            plan: Plan::new(1, false, false),
+            plan: Plan::new(1, 30, false, false),
             parameters: 1,
             tokens: 200,
             builds: Vec::new(),
