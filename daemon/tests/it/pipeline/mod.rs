@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::api::{
-    CreateModelRequest, JobResult, ModelRef, OpenRoundsRequest, PublishRequest, Round, RoundPhase,
-    RoundsQuery,
+    CreateModelRequest, JobResult, ModelOrigin, ModelRef, OpenRoundsRequest, PublishRequest, Round,
+    RoundPhase, RoundsQuery,
 };
 use protocol::ids::ModelId;
-use protocol::model::RoundParameters;
+use protocol::model::{Architecture, RoundParameters};
 use protocol::review::Verdict;
 use protocol::transaction::Capabilities;
 use tokio::time::{Instant, sleep};
@@ -73,11 +73,11 @@ async fn network(folder: &Path, workers: [(Manner, u64); 4]) -> Network {
     let evaluation_suite = client.store_blob(suite.into()).await.expect("stored").hash;
     let request = CreateModelRequest {
         name: "stand-in".to_owned(),
-        layers: 1,
-        width: 16,
-        heads: 1,
-        context: 16,
-        seed: 1,
+        origin: ModelOrigin::Seed {
+            architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+            tokenizer: None,
+            seed: 1,
+        },
         evaluation_suite,
         licence: "MIT".to_owned(),
     };
