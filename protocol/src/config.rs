@@ -115,13 +115,32 @@ impl Default for BlobsConfig {
 }
 
 /// `[training]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingConfig {
     /// Join the rounds of every model without being asked.
     pub auto_join: bool,
     /// Absolute path of a folder of text that trains here and never leaves.
     pub private_data: Option<PathBuf>,
+    /// Noise on deltas with private data, in ppm of the clipping norm; 0 for none. Rounds whose
+    /// deltas are sparse are then trained without private data.
+    pub privacy_noise_ppm: u32,
+    /// Norm to which such a delta is clipped, in ppm.
+    pub privacy_clip_norm_ppm: u32,
+    /// δ of the privacy guarantee in parts per billion.
+    pub privacy_delta_ppb: u32,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            auto_join: false,
+            private_data: None,
+            privacy_noise_ppm: 0,
+            privacy_clip_norm_ppm: 1_000_000,
+            privacy_delta_ppb: 10_000,
+        }
+    }
 }
 
 /// `[capabilities]`. Duties are drawn only from those who offer them.
@@ -319,6 +338,11 @@ impl Config {
         let private = self.training.private_data.as_ref();
         let absolute = private.is_none_or(|path| path.is_absolute());
         require(absolute, "training", "private_data", "an absolute path, beginning with \"/\"")?;
+        let clip = self.training.privacy_clip_norm_ppm;
+        require(clip > 0, "training", "privacy_clip_norm_ppm", "above 0")?;
+        let delta = self.training.privacy_delta_ppb;
+        let small = (1..=100_000_000).contains(&delta);
+        require(small, "training", "privacy_delta_ppb", "1 to 100,000,000")?;
         let level = self.log.level.len();
         require((1..=1_024).contains(&level), "log", "level", "for example \"info\"")?;
         let CapabilitiesConfig { reviews, merges, hosts, validates } = self.capabilities;

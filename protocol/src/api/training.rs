@@ -7,6 +7,7 @@ use crate::api::{JobProgress, ModelRef, TransactionReceipt};
 use crate::ids::{AccountId, ContentHash, ContributionId, HeadId, ModelId, NodeId};
 use crate::model::RoundParameters;
 use crate::review::{Gain, Verdict};
+use crate::worker::PrivacyOutcome;
 
 /// Body of `POST /v1/rounds`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,4 +277,7 @@ pub struct TrainStatus {
     pub reviews_done: u64,
     /// Heads attested since the daemon started.
     pub heads_attested: u64,
+    /// What the noise on this node's deltas with private data amounts to, since one was made.
+    #[serde(default)]
+    pub privacy: Option<PrivacyOutcome>,
 }

@@ -182,6 +182,15 @@ fn describe(status: &TrainStatus) -> String {
         let (first, last) = (text::nats(first), text::nats(last));
         rows.push(("last training", format!("loss {first} to {last} nats per byte")));
     }
+    if let Some(privacy) = status.privacy {
+        let epsilon = format!(
+            "{}.{:02}",
+            privacy.epsilon_ppm / 1_000_000,
+            privacy.epsilon_ppm / 10_000 % 100
+        );
+        let words = if privacy.useful { "" } else { ": no useful privacy" };
+        rows.push(("privacy", format!("epsilon {epsilon}{words}")));
+    }
     let duties = status.duties.iter().map(|duty| {
         vec![text::name(&duty.kind), duty.model.short(), duty.round.to_string(), progress(duty)]
     });

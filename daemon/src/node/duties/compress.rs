@@ -9,15 +9,18 @@ use protocol::duties::was_merged;
 use protocol::ids::{ContentHash, ModelId};
 use protocol::ledger::entries::Round;
 use protocol::limits;
-use protocol::model::DeltaManifest;
+use protocol::model::{DataClass, DeltaManifest};
 use protocol::review::Verdict;
 use protocol::training::steps_seed;
-use protocol::worker::{CompressJob, DeltaOutputs, WorkerOutcome, WorkerRequest};
+use protocol::worker::{
+    CompressJob, DeltaOutputs, PrivacyParameters, WorkerOutcome, WorkerRequest,
+};
 
 use super::inputs::{Inputs, JOB_MAX, checkpoint_bytes_max, name};
 use super::train::blocking;
 use super::{Done, Outcome};
 use crate::node::Node;
+use crate::node::notes::run::TrainedNote;
 use crate::node::notes::{Notes, run};
 use crate::worker::Lane;
 
@@ -58,6 +61,7 @@ pub(super) async fn compress(
         feedback_accepted: name("feedback-merged")?,
         feedback_rejected: name("feedback-kept")?,
     };
+    let privacy = privacy(node, notes, (model, index), &trained)?;
     let request = WorkerRequest::Compress(CompressJob {
         spec: inputs.spec().clone(),
         parameters: round.parameters.clone(),
@@ -66,11 +70,20 @@ pub(super) async fn compress(
         checkpoint: name("head.safetensors")?,
         trained: name(run::TRAINED)?,
         feedback: feedback.is_some().then(|| name("feedback")).transpose()?,
-        privacy: None,
+        privacy,
         outputs: outputs.clone(),
     });
     let outcome = job.run(request, JOB_MAX, None).await?;
-    let WorkerOutcome::Compressed(_) = outcome else { bail!("an answer to another question") };
+    let WorkerOutcome::Compressed(compressed) = outcome else {
+        bail!("an answer to another question")
+    };
+    if let Some(privacy) = compressed.privacy {
+        node.training.protected(privacy);
+        if !privacy.useful {
+            let epsilon = privacy.epsilon_ppm;
+            tracing::warn!(epsilon_ppm = epsilon, "so much is no useful privacy any more");
+        }
+    }
 
     let payload = job.keep(&outputs.payload, &node.store, limits::DELTA_BYTES_MAX).await?;
     node.withheld.insert(payload, model, index, round.contribution_id(&me));
@@ -101,6 +114,32 @@ pub(super) async fn compress(
     .await
     .context("cannot write down the delta")?;
     Ok(Done::Noted)
+}
+
+/// The noise that the owner wants on a delta with private data. A use of the data counts before
+/// its delta exists, so that a crash cannot make the guarantee look better than it is.
+fn privacy(
+    node: &Node,
+    notes: &Notes,
+    (model, index): (ModelId, u32),
+    trained: &TrainedNote,
+) -> anyhow::Result<Option<PrivacyParameters>> {
+    let config = node.config.training();
+    if trained.data_class != DataClass::Private || config.privacy_noise_ppm == 0 {
+        return Ok(None);
+    }
+    let rounds_before =
+        notes.count_private(&model, index).context("cannot count the use of private data")?;
+    let purpose = "ayni 2026 privacy noise seed v1";
+    let noise_seed =
+        node.secrets.duty.derive_salt(purpose, &[model.as_bytes(), &index.to_le_bytes()]);
+    Ok(Some(PrivacyParameters {
+        clip_norm_ppm: config.privacy_clip_norm_ppm,
+        noise_multiplier_ppm: config.privacy_noise_ppm,
+        delta_ppb: config.privacy_delta_ppb,
+        rounds_before,
+        noise_seed,
+    }))
 }
 
 /// Error feedback of the round before; none after a missed round (design 7), which one is whose

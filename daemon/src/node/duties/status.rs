@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use protocol::api::{DutyStatus, JobProgress, NodeEvent, TrainStatus};
 use protocol::duties::Duty;
 use protocol::ids::ModelId;
-use protocol::worker::Progress;
+use protocol::worker::{PrivacyOutcome, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -35,6 +35,7 @@ struct State {
     status: Option<DutyStatus>,
     /// When the first progress of the duty was reported, and how much was done then.
     since: Option<(Instant, u64)>,
+    privacy: Option<PrivacyOutcome>,
     loss_first_nanonats: Option<u64>,
     loss_last_nanonats: Option<u64>,
     rounds_trained: u64,
@@ -108,6 +109,7 @@ impl Training {
             deltas_accepted: 0,
             reviews_done: state.reviews_done,
             heads_attested: state.heads_attested,
+            privacy: state.privacy,
         }
     }
 }
@@ -148,6 +150,10 @@ impl Training {
         state.loss_first_nanonats = Some(first_nanonats);
         state.loss_last_nanonats = Some(last_nanonats);
         state.rounds_trained += 1;
+    }
+
+    pub(super) fn protected(&self, privacy: PrivacyOutcome) {
+        self.lock().privacy = Some(privacy);
     }
 
     pub(super) fn count(&self, key: Key) {

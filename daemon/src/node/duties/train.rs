@@ -11,7 +11,7 @@ use protocol::codec::{self, Canonical};
 use protocol::ids::ModelId;
 use protocol::ledger::entries::Round;
 use protocol::limits;
-use protocol::model::{DataClass, DatasetManifest, Shard};
+use protocol::model::{Compression, DataClass, DatasetManifest, Shard};
 use protocol::training::{Draw, steps_for, steps_seed};
 use protocol::worker::{
     FileName, InnerRun, ModelFiles, StateOutputs, TrainJob, TrainOutcome, WorkerOutcome,
@@ -230,6 +230,15 @@ pub(super) async fn put_shards(
 /// Private texts, as many bytes as the assigned shards aim at, so that neither drowns the other.
 async fn put_private(node: &Arc<Node>, job: &Job, round: &Round) -> anyhow::Result<Vec<FileName>> {
     let Some(dir) = node.private_folder() else { return Ok(Vec::new()) };
+    let noisy = node.config.training().privacy_noise_ppm > 0;
+    if noisy && round.parameters.compression == Compression::Sparse {
+        tracing::warn!(
+            round = round.index,
+            "deltas of this round are sparse, which noise cannot protect: the private data is not \
+             used"
+        );
+        return Ok(Vec::new());
+    }
     let bytes_max = u64::from(round.parameters.shards_per_member)
         .saturating_mul(u64::try_from(limits::SHARD_BYTES_TARGET)?);
     let mut draw = Draw::new(

@@ -59,6 +59,18 @@ impl Canonical for TrainedNote {
     const BYTES_MAX: usize = 128;
 }
 
+/// How often deltas were made with the private data, the last one's included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PrivateUses {
+    model: ModelId,
+    round: u32,
+    uses: u32,
+}
+
+impl Canonical for PrivateUses {
+    const BYTES_MAX: usize = 48;
+}
+
 /// Whose run lies in a job directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
@@ -151,6 +163,22 @@ impl Notes {
             .steps_per_s_milli
     }
 
+    /// Counts a use of the private data, once for each model and round: gives the uses before it.
+    pub fn count_private(&self, model: &ModelId, round: u32) -> io::Result<u32> {
+        let path = self.0.join("private-uses");
+        let known = read::<PrivateUses>(&path);
+        let before = match known {
+            Some(uses) if (uses.model, uses.round) == (*model, round) => {
+                return Ok(uses.uses.saturating_sub(1));
+            }
+            Some(uses) => uses.uses,
+            None => 0,
+        };
+        let uses = before.saturating_add(1);
+        write(&path, &codec::encode(&PrivateUses { model: *model, round, uses }))?;
+        Ok(before)
+    }
+
     /// After a start: takes what a run that was killed left in the job directory.
     pub fn salvage(&self, job: &Path) {
         let Some(Mark { model, round }) = read(&job.join(MARK)) else { return };
@@ -240,6 +268,16 @@ mod tests {
         assert_eq!(put_back(&notes.run(&model, 3), &next).expect("writable"), 4);
         assert_eq!(names(&next), kept);
         assert_eq!(put_back(&notes.run(&model, 4), &next).expect("nothing to do"), 0);
+    }
+
+    #[test]
+    fn uses_of_private_data_are_counted_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let notes = Notes::new(dir.path().to_owned());
+        let (one, other) = (ModelId::default(), ModelId::from_bytes([1; 32]));
+        let count = |model, round| notes.count_private(model, round).expect("writable");
+        assert_eq!([count(&one, 1), count(&one, 1), count(&one, 2)], [0, 0, 1]);
+        assert_eq!([count(&other, 2), count(&other, 2), count(&one, 3)], [2, 2, 3]);
     }
 
     #[test]
