@@ -12,21 +12,21 @@ use std::io::Cursor;
 use ayni_ml::checkpoint::Checkpoint;
 use ayni_ml::delta::{self, Delta, Plan};
 use ayni_ml::feedback;
-use ayni_ml::frames::{FrameError, read_frame, write_frame};
+use ayni_ml::frames::{read_frame, write_frame};
 use ayni_ml::merge::{Inputs, Merger, parse_outer_state};
 use ayni_ml::tensors::TensorSpec;
 use protocol::model::{Compression, MergeRule, OuterState, RoundParameters};
 use protocol::worker::{WorkerReply, WorkerRequest};
 
 /// Tensors below, at and above the border of small ones and of a chunk.
-pub fn specs() -> Vec<TensorSpec> {
+pub(super) fn specs() -> Vec<TensorSpec> {
     [("a", 10), ("b", 600), ("c", 4_097), ("d", 511)]
         .map(|(name, len)| TensorSpec { name: name.into(), shape: vec![len] })
         .into()
 }
 
 /// Every compression, with and without fragments, sparse and nearly whole.
-pub fn plans() -> Vec<(Plan, RoundParameters)> {
+pub(super) fn plans() -> Vec<(Plan, RoundParameters)> {
     let mut plans = Vec::new();
     for compression in [Compression::Sparse, Compression::Dense, Compression::RandomK] {
         for (keep_per_chunk, fragments) in [(64, 1), (1, 2), (1_500, 1), (4_096, 1)] {
@@ -43,7 +43,7 @@ pub fn plans() -> Vec<(Plan, RoundParameters)> {
 }
 
 /// The first byte chooses a plan, the second whether the plan's header comes before the rest.
-pub fn delta(bytes: &[u8]) {
+pub(super) fn delta(bytes: &[u8]) {
     let [choice, whole, rest @ ..] = bytes else { return };
     let plans = plans();
     let (plan, parameters) = &plans[usize::from(*choice) % plans.len()];
@@ -100,7 +100,7 @@ fn merge_all(deltas: &[Option<Delta>], parameters: &RoundParameters) {
 }
 
 /// A checkpoint, or error feedback, with or without the right header; and an outer state.
-pub fn checkpoint(bytes: &[u8]) {
+pub(super) fn checkpoint(bytes: &[u8]) {
     let _ = parse_outer_state(bytes);
     let [whole, rest @ ..] = bytes else { return };
     let specs = &specs()[..1];
@@ -113,7 +113,7 @@ pub fn checkpoint(bytes: &[u8]) {
 }
 
 /// A stream of frames, as the worker and as the daemon read it.
-pub fn frames(bytes: &[u8]) {
+pub(super) fn frames(bytes: &[u8]) {
     let mut stream = Cursor::new(bytes);
     let mut start = 0;
     while let Ok(Some(frame)) = read_frame::<WorkerRequest>(&mut stream) {
@@ -126,10 +126,6 @@ pub fn frames(bytes: &[u8]) {
         start = end;
     }
     let mut stream = Cursor::new(bytes);
-    loop {
-        match read_frame::<WorkerReply>(&mut stream) {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(FrameError::TooLarge(_) | FrameError::Io(_)) => break,
-        }
-    }
+    // Ends at the first frame that cannot be read over; a reply that does not decode is none.
+    while let Ok(Some(_)) = read_frame::<WorkerReply>(&mut stream) {}
 }
