@@ -35,12 +35,13 @@ pub enum Fate {
 impl Faults {
     /// What becomes of one member's round. Equal seeds give equal fates.
     pub fn fate(&self, seed: u64, round: u32, member: u32, members: u32) -> Fate {
-        let draw = |what: u8| {
-            let parts: [&[u8]; 3] = [&seed.to_le_bytes(), &round.to_le_bytes(), &[what]];
+        let draw = |what: &'static str, of: u32| {
+            let parts: [&[u8]; 4] =
+                [&seed.to_le_bytes(), &round.to_le_bytes(), what.as_bytes(), &of.to_le_bytes()];
             Draw::new("ayni lab 2026 faults v1", &Beacon::default(), &parts)
         };
         if self.kill {
-            let mut draw = draw(0);
+            let mut draw = draw("kill", 0);
             let victim = draw.below(u64::from(members));
             // Half of a round's time is training, the other half is commits, reviews, merging.
             // Whoever dies after its delta was sent costs nothing.
@@ -49,9 +50,7 @@ impl Faults {
                 return Fate::Dies { part_ppm: u32::try_from(moment).unwrap_or(u32::MAX) };
             }
         }
-        let mut draw = draw(1);
-        let mut chances = (0..=member).map(|_| draw.below(PPM));
-        let own = chances.next_back().unwrap_or(PPM);
+        let own = draw("drop", member).below(PPM);
         if own < u64::from(self.drop_ppm) { Fate::Dropped } else { Fate::Merged }
     }
 }
@@ -70,6 +69,8 @@ mod tests {
         let dropped = fates(Faults { drop_ppm: 500_000, kill: false });
         let count = dropped.iter().filter(|fate| **fate == Fate::Dropped).count();
         assert!((350..450).contains(&count), "{count} of 800");
+        let mixed = dropped.chunks(4).filter(|round| round.iter().any(|fate| *fate != round[0]));
+        assert!(mixed.count() > 150, "each member draws for itself");
         assert_eq!(dropped, fates(Faults { drop_ppm: 500_000, kill: false }), "drawn once");
     }
 
