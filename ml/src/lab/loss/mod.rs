@@ -26,6 +26,8 @@ use super::faults::Faults;
 use crate::figures::{CommandError, Figures};
 use site::Site;
 
+/// The rate rises over this part of the run's steps and then falls along a cosine, in every arm.
+const WARMUP_PART: u32 = 20;
 /// Outer learning rate and Nesterov momentum of DiLoCo (arXiv 2311.08105, section 3), in ppm.
 const DILOCO_OUTER_PPM: (u32, u32) = (700_000, 900_000);
 
@@ -113,10 +115,13 @@ pub enum Arm {
 impl Arm {
     /// The round parameters of this arm.
     pub(super) fn parameters(self, options: &Options) -> RoundParameters {
+        let run = options.rounds.saturating_mul(options.steps);
         let base = RoundParameters {
             inner_steps: options.steps,
             batch: options.batch,
             learning_rate_ppm: options.learning_rate_ppm,
+            warmup_steps: run / WARMUP_PART,
+            decay_steps: run,
             ..RoundParameters::default()
         };
         let mut own = self.own_parameters(base);

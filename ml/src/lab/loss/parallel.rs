@@ -7,7 +7,6 @@ use tch::Device;
 
 use super::site::{Site, name, text_name};
 use super::{Options, Point, ring_bytes};
-use crate::arithmetic::ratio;
 use crate::checkpoint::Checkpoint;
 use crate::error::JobError;
 use crate::figures::CommandError;
@@ -15,6 +14,7 @@ use crate::tensors::{index, tensor_specs};
 use crate::torch::backward::gradients;
 use crate::torch::model::{self, Batch, Model, windows_tensor};
 use crate::torch::optimizer::Optimizer;
+use crate::torch::schedule::rate;
 
 /// Runs as many steps as the rounds have and measures where they end. AdamW keeps its state
 /// throughout.
@@ -40,7 +40,8 @@ pub(super) fn run(site: &mut Site, options: &Options) -> Result<Vec<Point>, Comm
     let sent = ring_bytes(options.workers, site.spec.parameters(), 4) as f64;
     for round in 0..options.rounds {
         for step in 0..options.steps {
-            let rate = rate(options, round * options.steps + step);
+            let before = u64::from(round) * u64::from(options.steps);
+            let rate = rate(&parameters, options.steps, before, step);
             take(&model, &mut optimizer, &mut texts, options.batch, context, rate)?;
             now.computed += step_bytes;
             now.sent_bytes += sent;
@@ -77,13 +78,6 @@ fn take(
     }
     optimizer.step(model, &gradients, rate)?;
     Ok(())
-}
-
-/// The rate rises over a tenth of the first round, as members' rates do in each of theirs.
-fn rate(options: &Options, step: u32) -> f64 {
-    let warmup = (options.steps / 10).max(1);
-    let rise = f64::from((step + 1).min(warmup)) / f64::from(warmup);
-    ratio(options.learning_rate_ppm) * rise
 }
 
 /// Windows of one member's text, every position alike.
