@@ -1,7 +1,7 @@
 //! The outer step: many deltas and a head become the next head, bit by bit the same everywhere.
 //!
 //! Per tensor, every delta is clipped to the lower median of the non-zero norms of all submitted
-//! deltas, but no lower than half the norm used in the previous round ([`clip`]). Of the m deltas
+//! deltas, but no lower than half the norm used in the previous round (`clip`). Of the m deltas
 //! with a weight, uᵢ = wᵢ clip(Δ̂ᵢ) go into the round's [`MergeRule`], whose result R counts m/n:
 //! A = (m/n) R(u), so that the mean is A = (Σ uᵢ)/n. Dividing by n, not by how many deltas hold a
 //! coordinate, leaves nobody sole owner of one (design 7.4). A rule that is not sound for m deltas

@@ -14,7 +14,7 @@ pub struct Head {
     pub checkpoint: ContentHash,
     /// The outer optimizer's state ([`OuterState`], canonical).
     pub outer_state: ContentHash,
-    /// Hash of the [`RoundParameters`] under which it was made; zero for initial weights.
+    /// Hash of the [`super::RoundParameters`] under which it was made; zero for initial weights.
     pub parameters: ContentHash,
 }
 
