@@ -9,7 +9,6 @@ use crate::data::DataError;
 use crate::delta::DeltaError;
 use crate::files::FileError;
 use crate::merge::MergeError;
-use crate::sample::SampleError;
 
 /// Longest failure message in bytes, as promised by [`WorkerFailure`].
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -42,9 +41,6 @@ pub enum JobError {
     /// The outer state or the merged weights are unusable.
     #[error(transparent)]
     Merge(#[from] MergeError),
-    /// The texts cannot be trained on.
-    #[error(transparent)]
-    Sample(#[from] SampleError),
     /// The shards cannot be read as examples.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -82,7 +78,6 @@ impl JobError {
             | Self::Checkpoint { .. }
             | Self::Delta { .. }
             | Self::Merge(_)
-            | Self::Sample(_)
             | Self::Data(_)
             | Self::Diverged(_) => FailureKind::BadInput,
             Self::File(error) if error.is_bad_input() => FailureKind::BadInput,

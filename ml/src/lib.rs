@@ -26,7 +26,6 @@ pub mod jobs;
 pub mod lab;
 pub mod memory;
 pub mod merge;
-pub mod merkle;
 pub mod privacy;
 pub mod python;
 pub mod sample;

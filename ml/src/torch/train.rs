@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use protocol::ids::ContentHash;
+use protocol::merkle;
 use protocol::model::{Architecture, RoundParameters};
 use protocol::worker::{FileName, InnerRun, Progress, TrainJob, TrainOutcome, WorkerOutcome};
 use tch::{Device, TchError};
@@ -22,7 +23,6 @@ use crate::data::{Shards, Source};
 use crate::error::JobError;
 use crate::jobs::{Report, check_architecture, check_parameters, read_checkpoint};
 use crate::memory;
-use crate::merkle::merkle_root;
 use crate::tensors::{architecture_specs, index, tensor_specs};
 
 /// Steps of one job. The hashes of all states are kept in memory until the end.
@@ -88,7 +88,7 @@ pub fn run(
         loss_last_nanonats,
         bytes_trained: trace.units,
         elapsed_ms: u64::try_from(clock.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        step_states: merkle_root(&trace.states),
+        step_states: merkle::root(&trace.states),
         determinism: machine.determinism(),
         memory_bytes,
         resumed_at,

@@ -2,11 +2,11 @@
 
 use ayni_ml::data::{Shards, Source};
 use ayni_ml::initialize::initial_checkpoint;
-use ayni_ml::merkle::{merkle_proof, merkle_root};
 use ayni_ml::torch::backward::gradients;
 use ayni_ml::torch::model::{Model, Options};
 use ayni_ml::torch::{batch, prepare_thread};
 use protocol::ids::ContentHash;
+use protocol::merkle;
 use protocol::model::{
     Architecture, Determinism, InnerOptimizer, ModelSpec, Precision, RoundParameters,
 };
@@ -270,7 +270,7 @@ fn a_slice_is_replayed_bit_for_bit_and_proved() {
             .map(|bytes| ContentHash::from_bytes(*bytes))
             .collect();
         assert_eq!(leaves.len(), 11, "before the first step and after each");
-        assert_eq!(merkle_root(&leaves), outcome.step_states);
+        assert_eq!(merkle::root(&leaves), outcome.step_states);
 
         // Another process, which has only the state and the data.
         let mut reviewer = ready("1");
@@ -290,9 +290,10 @@ fn a_slice_is_replayed_bit_for_bit_and_proved() {
         };
         assert_eq!(states, leaves[5..9]);
         assert_eq!(reviewer.get("after"), worker.get("state.8"));
-        let proof = merkle_proof(&leaves, 8).expect("a leaf");
-        assert!(proof.verify(&outcome.step_states, &states[3]));
-        assert!(!proof.verify(&outcome.step_states, &states[2]));
+        let proof = merkle::prove(&leaves, 8).expect("a leaf");
+        let count = u64::try_from(leaves.len()).expect("few");
+        assert!(proof.verify(&outcome.step_states, &states[3], 8, count));
+        assert!(!proof.verify(&outcome.step_states, &states[2], 8, count));
 
         let mut lie = state.clone();
         lie[40] ^= 1;

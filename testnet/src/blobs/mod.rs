@@ -180,6 +180,21 @@ pub(crate) fn conclude(
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Prints the figures of a short form, which is too small for any aim.
+pub(crate) fn show_unjudged(
+    json: bool,
+    figures: &impl Serialize,
+    table: impl FnOnce(),
+) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string(figures)?);
+    } else {
+        table();
+        println!("the short form is too small for the aims: none was judged");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A size for people.
 pub(crate) fn shown_mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / MIB as f64)

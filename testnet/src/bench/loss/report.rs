@@ -168,7 +168,9 @@ pub(super) async fn measure(grid: &Grid, plan: &Plan, data: &Path) -> Result<Rep
         large,
         aims_missed: Vec::new(),
     };
-    report.aims_missed = report.missed();
+    if plan.large {
+        report.aims_missed = report.missed();
+    }
     Ok(report)
 }
 
