@@ -1,7 +1,6 @@
 //! The job that makes a delta, and reading the deltas of others.
 
 use protocol::ids::ContentHash;
-use protocol::limits;
 use protocol::model::RoundParameters;
 use protocol::worker::{CompressJob, CompressOutcome, SubmittedDelta, WorkerOutcome};
 
@@ -40,7 +39,8 @@ pub fn run(directory: &JobDirectory, job: &CompressJob) -> Result<WorkerOutcome,
     let sent = Delta::compress(&dense, &plan)
         .map_err(|source| JobError::Delta { name: name.clone(), source })?;
     let payload = encode(&sent, &plan);
-    let max = usize::try_from(limits::DELTA_BYTES_MAX).unwrap_or(usize::MAX);
+    let max = job.parameters.delta_bytes_max(job.spec.parameters());
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
     if payload.len() > max {
         let source = DeltaError::Length { actual: payload.len(), min: 0, max };
         return Err(JobError::Delta { name, source });
@@ -74,8 +74,10 @@ pub fn read_deltas(
     parameters: &RoundParameters,
     threads: usize,
 ) -> Result<Submitted, JobError> {
+    let values = specs.iter().map(|spec| u64::try_from(spec.len()).unwrap_or(u64::MAX));
+    let bytes_max = parameters.delta_bytes_max(values.fold(0, u64::saturating_add));
     let read = |delta: &SubmittedDelta| {
-        let bytes = directory.read(&delta.payload, limits::DELTA_BYTES_MAX)?;
+        let bytes = directory.read(&delta.payload, bytes_max)?;
         let plan = Plan::new(specs, parameters, delta.round, delta.seed);
         Ok((decode(&bytes, &plan), ContentHash::of(&bytes)))
     };

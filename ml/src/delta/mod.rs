@@ -24,7 +24,7 @@ use crate::arithmetic::{count, narrow};
 use crate::checkpoint::Checkpoint;
 
 pub use layout::{decode, encode};
-pub use plan::{Part, Plan, delta_bytes_max, kept_of_chunk, kept_of_tensor};
+pub use plan::{Part, Plan, kept_of_chunk, kept_of_tensor};
 
 /// Consecutive values of a tensor among which the largest are kept. Part of the format.
 pub const CHUNK: usize = 4_096;

@@ -11,8 +11,7 @@ use crate::ledger::Rejection;
 use crate::ledger::entries::{Contribution, Phase, Round};
 use crate::ledger::rounds::{late_home, lock_bond, open_round};
 use crate::ledger::state::State;
-use crate::limits;
-use crate::model::DeltaManifest;
+use crate::model::{DeltaManifest, ModelSpec};
 use crate::training::steps_seed;
 
 pub(super) fn commit(
@@ -66,7 +65,8 @@ pub(super) fn submit(
 ) -> Result<(), Rejection> {
     let trained =
         state.round(&manifest.model, manifest.round).ok_or(Rejection::Unknown("round"))?;
-    check_manifest(&trained, node, manifest)?;
+    let spec = state.model(&manifest.model).ok_or(Rejection::Unknown("model"))?.spec;
+    check_manifest(&trained, &spec, node, manifest)?;
     let id = trained.contribution_id(node);
     let mut contribution = state.contribution(&id).ok_or(Rejection::Unknown("commitment"))?;
     if open_round(state, &manifest.model, contribution.merged_in)?.phase != Phase::Submitting {
@@ -84,7 +84,12 @@ pub(super) fn submit(
     Ok(())
 }
 
-fn check_manifest(round: &Round, node: &NodeId, manifest: &DeltaManifest) -> Result<(), Rejection> {
+fn check_manifest(
+    round: &Round,
+    spec: &ModelSpec,
+    node: &NodeId,
+    manifest: &DeltaManifest,
+) -> Result<(), Rejection> {
     if manifest.author != *node {
         return Err(Rejection::Mismatch("the author"));
     }
@@ -101,7 +106,8 @@ fn check_manifest(round: &Round, node: &NodeId, manifest: &DeltaManifest) -> Res
     if manifest.shards != Round::shards_hash(&round.shards_of(index)) {
         return Err(Rejection::Mismatch("the list of assigned shards"));
     }
-    if !(1..=limits::DELTA_BYTES_MAX).contains(&manifest.payload_bytes) {
+    let bytes_max = round.parameters.delta_bytes_max(spec.parameters());
+    if !(1..=bytes_max).contains(&manifest.payload_bytes) {
         return Err(Rejection::Mismatch("the payload's size"));
     }
     Ok(())

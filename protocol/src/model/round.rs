@@ -6,9 +6,13 @@ use super::{DocumentError, require};
 use crate::amount::{Credits, PPM};
 use crate::codec::{self, Canonical};
 use crate::ids::ContentHash;
+use crate::limits;
 
 /// Inner steps of a whole run.
 const STEPS_MAX: u32 = 100_000_000;
+
+/// Header and codebooks of a delta: no model has a thousand tensors.
+const DELTA_OVERHEAD_BYTES: u64 = 64 * 1024;
 
 /// What takes the inner steps. Its state lives for one round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,6 +282,19 @@ impl RoundParameters {
     /// Hash that heads carry.
     pub fn hash(&self) -> ContentHash {
         codec::hash(self)
+    }
+
+    /// Most bytes of a delta of a model with so many parameters: two bits for each value, above
+    /// which positions are not worth sending, with a quarter more for codebooks and headers; of a
+    /// dense one four bytes.
+    pub fn delta_bytes_max(&self, parameters: u64) -> u64 {
+        let values = match self.compression {
+            Compression::Dense => parameters.saturating_mul(4),
+            Compression::Sparse | Compression::RandomK => {
+                parameters.saturating_mul(5).checked_div(16).unwrap_or(0)
+            }
+        };
+        values.saturating_add(DELTA_OVERHEAD_BYTES).min(limits::DELTA_BYTES_MAX)
     }
 
     /// Checks every field against its range.

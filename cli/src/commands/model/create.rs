@@ -1,5 +1,7 @@
 //! `ayni model create` and `ayni model import`.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use ayni_cli::client::{Client, ClientError, Pieces};
@@ -9,12 +11,15 @@ use protocol::api::{
     UploadQuery,
 };
 use protocol::ids::ContentHash;
-use protocol::model::{Architecture, BYTE_VOCABULARY};
+use protocol::model::{Architecture, BYTE_VOCABULARY, InputKind};
 
 use crate::commands::data::absolute;
 use crate::context::Context;
 use crate::failure::{FAILED, Failure, USAGE};
 use crate::output::{clean, pairs};
+
+/// Bytes of a suite that are looked at at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// Shapes that can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -218,7 +223,12 @@ async fn register(
 ) -> Result<(), Failure> {
     let evaluation_suite = match (common.suite_hash, &common.suite) {
         (Some(hash), _) => hash,
-        (None, Some(file)) => give(context, client, file).await?,
+        (None, Some(file)) => {
+            if reads_text(&origin) {
+                check_text(file)?;
+            }
+            give(context, client, file).await?
+        }
         (None, None) => return Err(Failure::new(USAGE, "give --suite or --suite-hash")),
     };
     let request =
@@ -243,6 +253,44 @@ async fn register(
     })
 }
 
+/// Whether the model predicts text, as far as that is known here.
+fn reads_text(origin: &ModelOrigin) -> bool {
+    match origin {
+        ModelOrigin::Seed { architecture, .. } => {
+            matches!(architecture.input(), InputKind::Text { .. })
+        }
+        ModelOrigin::Import { .. } => true,
+        ModelOrigin::Adapter { .. } => false,
+    }
+}
+
+/// Refuses a suite that is not UTF-8 text. Reads it in pieces: it may be large.
+fn check_text(path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    let unreadable = |error| Failure::new(USAGE, format!("cannot read {shown}: {error}"));
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut buffer = vec![0; PIECE_BYTES];
+    let mut kept = 0;
+    loop {
+        let read = file.read(&mut buffer[kept..]).map_err(unreadable)?;
+        let end = kept + read;
+        let valid = match std::str::from_utf8(&buffer[..end]) {
+            Ok(_) => end,
+            // A character that the piece has cut goes on in the next one.
+            Err(error) if error.error_len().is_none() && read > 0 => error.valid_up_to(),
+            Err(_) => {
+                return Err(Failure::new(USAGE, format!("{shown} is not UTF-8 text"))
+                    .with_hint("the suite is the text on which deltas are judged"));
+            }
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(valid..end, 0);
+        kept = end - valid;
+    }
+}
+
 /// Gives the node a file as a blob: by path where it may open it, else by sending the bytes.
 async fn give(context: &Context, client: &Client, path: &Path) -> Result<ContentHash, Failure> {
     let request = AddRequest {
@@ -261,7 +309,7 @@ async fn give(context: &Context, client: &Client, path: &Path) -> Result<Content
             let unreadable = |error: std::io::Error| {
                 Failure::new(USAGE, format!("cannot read {}: {error}", path.display()))
             };
-            let file = std::fs::File::open(path).map_err(unreadable)?;
+            let file = File::open(path).map_err(unreadable)?;
             let bytes = file.metadata().map_err(unreadable)?.len();
             let options = UploadQuery { name: None, announce: Some(true), bytes: Some(bytes) };
             Ok(client.upload(&options, Pieces::new(file, |_| ())).await?.hash)
@@ -306,6 +354,23 @@ impl ModelFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn suites_are_text_wherever_a_piece_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("suite");
+        let check = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            check_text(&path).is_ok()
+        };
+        for before in 0..4 {
+            let text = format!("{}{}", "a".repeat(before), "\u{20ac}".repeat(PIECE_BYTES));
+            assert!(check(text.as_bytes()), "{before}");
+            assert!(!check(&text.as_bytes()[..text.len() - 1]), "the last character is cut");
+        }
+        assert!(check(b""));
+        assert!(!check(b"a\xffb"));
+    }
 
     #[test]
     fn a_model_folder_has_safetensors_and_a_configuration() {

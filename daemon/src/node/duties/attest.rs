@@ -9,7 +9,6 @@ use protocol::ids::{Commitment, ContentHash, ContributionId, ModelId, derive};
 use protocol::ledger::entries::{Contribution, Member};
 use protocol::ledger::state::State;
 use protocol::ledger::weights::merge_weights;
-use protocol::limits;
 use protocol::model::{DeltaManifest, Head, OuterState};
 use protocol::review::{Verdict, gain};
 use protocol::worker::{
@@ -63,7 +62,7 @@ pub(super) async fn attest(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
         submitted.push(SubmittedDelta { payload, weight_ppm: *weight, seed, round });
     }
     let (head, _held) = merge(node, &inputs, &mut job, outer.clone(), submitted.clone()).await?;
-    let gain = measure(&inputs, node, &mut job, (files, outer), submitted).await?;
+    let gain = measure(node, &inputs, &mut job, (files, outer), submitted).await?;
     drop(job);
     let possession = possession(node, head.checkpoint).await?;
     let note = HeadNote { head, possession, gain, merged: hash_of(weights) };
@@ -86,7 +85,7 @@ async fn fetch(
         let Some(manifest) = &contribution.manifest else { continue };
         let mut hints: Vec<_> = crate::network::peer_id(&member.node).into_iter().collect();
         hints.extend(inputs.peers.iter().copied());
-        let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
+        let (payload, max) = (manifest.payload, inputs.delta_bytes_max());
         match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(_) => payloads.push(manifest.clone()),
             Err(error) => {
@@ -147,8 +146,8 @@ async fn merge(
 
 /// The gain of the merged head over its parent on the round's review windows.
 async fn measure(
-    inputs: &Inputs,
     node: &Arc<Node>,
+    inputs: &Inputs,
     job: &mut Job,
     (files, outer): (ModelFiles, OuterFiles),
     submitted: Vec<SubmittedDelta>,

@@ -8,7 +8,6 @@ use protocol::codec;
 use protocol::duties::was_merged;
 use protocol::ids::{ContentHash, ModelId};
 use protocol::ledger::entries::Round;
-use protocol::limits;
 use protocol::model::{DataClass, DeltaManifest};
 use protocol::review::Verdict;
 use protocol::training::steps_seed;
@@ -85,7 +84,7 @@ pub(super) async fn compress(
         }
     }
 
-    let payload = job.keep(&outputs.payload, &node.store, limits::DELTA_BYTES_MAX).await?;
+    let payload = job.keep(&outputs.payload, &node.store, inputs.delta_bytes_max()).await?;
     node.withheld.insert(payload, model, index, round.contribution_id(&me));
     let merged = job.read(&outputs.feedback_accepted, bytes_max).await?;
     let kept = job.read(&outputs.feedback_rejected, bytes_max).await?;

@@ -53,6 +53,11 @@ impl Inputs {
 }
 
 impl Inputs {
+    /// Most bytes of a delta of this round.
+    pub(super) fn delta_bytes_max(&self) -> u64 {
+        self.round.parameters.delta_bytes_max(self.spec().parameters())
+    }
+
     /// The question that reviewers and attestors ask of the worker: losses of variants of the
     /// head on the round's review windows. The job must hold the head, the suite, the model's
     /// files and the deltas of `submitted`, whose weights do not matter here.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use protocol::ids::{ContentHash, ContributionId, ModelId};
 use protocol::ledger::weights::own_weight;
-use protocol::limits;
 use protocol::review::{Gain, Review, Verdict, gain, judge};
 use protocol::worker::{SubmittedDelta, Variant, WorkerOutcome};
 
@@ -40,7 +39,7 @@ pub(super) async fn review(node: &Arc<Node>, notes: &Notes, model: ModelId, inde
         let id = contribution.id();
         let mine = contribution.panel.iter().any(|seat| seat.node == me);
         let hints = crate::network::peer_id(&member.node).into_iter().collect();
-        let (payload, max) = (manifest.payload, limits::DELTA_BYTES_MAX);
+        let (payload, max) = (manifest.payload, inputs.delta_bytes_max());
         match node.blobs.fetch_as(Priority::Urgent, payload, max, hints).await {
             Ok(size) if size == manifest.payload_bytes => {
                 fetched.push(Fetched {

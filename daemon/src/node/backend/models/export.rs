@@ -35,6 +35,8 @@ impl NodeBackend {
         let head = self.choose(&model, request.head)?;
         let node = Arc::clone(&self.node);
         self.node.jobs.start(JobKind::ExportModel, move |handle| async move {
+            // Nothing is collected between a file's arrival in the store and its pin.
+            let _in_use = Arc::clone(&node.data_in_use).read_owned().await;
             handle.progress(0, 0, "writing the files");
             let files = export(&node, &model.spec, &head).await?;
             Ok(JobResult::ExportModel { model: model.spec.id(), head: head.id(), files })
