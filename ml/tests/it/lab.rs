@@ -30,6 +30,8 @@ fn cell(data: &Path, arm: Arm, faults: Faults) -> Value {
         workers: MEMBERS,
         rounds: ROUNDS,
         steps: STEPS,
+        warm_steps: 0,
+        head: None,
         batch: 4,
         learning_rate_ppm: 5_000,
         outer_learning_rate_ppm: None,

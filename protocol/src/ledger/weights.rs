@@ -1,5 +1,5 @@
-//! What each accepted delta weighs in a merge: whole or discounted for being late, and bounded
-//! per account (design 7.4). Integers only; attestors and reviewers read the same.
+//! What each accepted delta weighs in a merge: whole, or discounted for being late or for what
+//! nobody can replay (design 10), and bounded per account (design 7.4). Integers only; attestors and reviewers read the same.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,22 @@ use crate::ids::{AccountId, ContributionId};
 use crate::ledger::entries::{Contribution, Round};
 use crate::ledger::rounds::submitted;
 use crate::ledger::state::State;
+use crate::model::{DeltaManifest, RoundParameters};
 use crate::review::Verdict;
 
 /// Weight of a delta for itself, in ppm: what reviewers measure it with.
 pub fn own_weight(round: &Round, contribution: &Contribution) -> u32 {
-    if contribution.is_late() { round.parameters.late_ppm } else { WHOLE }
+    let replayable = contribution.manifest.as_ref().is_none_or(DeltaManifest::is_replayable);
+    weight(&round.parameters, replayable, contribution.is_late())
+}
+
+fn weight(parameters: &RoundParameters, replayable: bool, late: bool) -> u32 {
+    let of_class = if replayable { WHOLE } else { parameters.unreplayable_ppm };
+    if !late {
+        return of_class;
+    }
+    let product = u64::from(of_class).saturating_mul(u64::from(parameters.late_ppm));
+    u32::try_from(product.checked_div(PPM).unwrap_or(0)).unwrap_or(WHOLE)
 }
 
 /// A whole delta.
@@ -56,6 +67,23 @@ mod tests {
 
     fn account(tag: u8) -> AccountId {
         AccountId::from_bytes([tag; 32])
+    }
+
+    #[test]
+    fn what_nobody_can_replay_weighs_less_than_what_all_can() {
+        let parameters = RoundParameters {
+            late_ppm: 400_000,
+            unreplayable_ppm: 250_000,
+            ..RoundParameters::default()
+        };
+        for (replayable, late, expect) in [
+            (true, false, 1_000_000),
+            (true, true, 400_000),
+            (false, false, 250_000),
+            (false, true, 100_000),
+        ] {
+            assert_eq!(weight(&parameters, replayable, late), expect);
+        }
     }
 
     #[test]

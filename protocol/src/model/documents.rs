@@ -166,6 +166,13 @@ pub struct DeltaManifest {
     pub payload_bytes: u64,
 }
 
+impl DeltaManifest {
+    /// Whether another node with the same fingerprint could repeat the training bit for bit.
+    pub fn is_replayable(&self) -> bool {
+        self.data_class == DataClass::Public && self.determinism == Determinism::Exact
+    }
+}
+
 impl Canonical for DeltaManifest {
     const BYTES_MAX: usize = 512;
 }

@@ -202,6 +202,8 @@ pub struct RoundParameters {
     pub weight_cap_ppm: u32,
     /// Weight of a delta that comes a round late, in ppm; 0 refuses it.
     pub late_ppm: u32,
+    /// Weight of a delta whose training nobody could replay (private data, or not exact), in ppm.
+    pub unreplayable_ppm: u32,
     /// Whether members train the next round while one is reviewed and merged.
     pub overlap: bool,
     /// Fewest members that make a round.
@@ -263,6 +265,7 @@ impl Default for RoundParameters {
             merge: MergeRule::Mean,
             weight_cap_ppm: 1_000_000,
             late_ppm: 500_000,
+            unreplayable_ppm: 500_000,
             overlap: false,
             members_min: 3,
             members_max: 4,
@@ -331,6 +334,7 @@ impl RoundParameters {
         require(self.outer_momentum_ppm < ppm, "outer_momentum_ppm", "below 1,000,000")?;
         require((1..=ppm).contains(&self.weight_cap_ppm), "weight_cap_ppm", "1 to 1,000,000")?;
         require(self.late_ppm <= ppm, "late_ppm", "at most 1,000,000")?;
+        require((1..=ppm).contains(&self.unreplayable_ppm), "unreplayable_ppm", "1 to 1,000,000")?;
         self.merge.validate()?;
         require((1..=100).contains(&self.members_max), "members_max", "1 to 100")?;
         require(

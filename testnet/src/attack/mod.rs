@@ -69,8 +69,8 @@ enum Attack {
 }
 
 impl Rule {
-    /// The rules that attacks are to beat, at least one of them.
-    const WEAK: [Self; 4] = [Self::Mean, Self::Krum, Self::Median, Self::Rfa];
+    /// The rules that attacks are to beat, at least one of them; those that fall first come first.
+    const WEAK: [Self; 4] = [Self::Krum, Self::Median, Self::Mean, Self::Rfa];
 
     const fn name(self) -> &'static str {
         match self {
@@ -136,8 +136,10 @@ impl Plan {
     /// All cells. Each keeps where it is in a file beside its result.
     fn cells(&self, grid: &Grid, data: &Path) -> Result<Vec<Cell>> {
         let mut cells = Vec::new();
-        for (pair, seeds) in &self.pairs {
-            for seed in 0..*seeds {
+        // Seed by seed, so that a grid cut short has something of everything.
+        let most = self.pairs.iter().map(|(_, seeds)| *seeds).max().unwrap_or(0);
+        for seed in 0..most {
+            for (pair, _) in self.pairs.iter().filter(|(_, seeds)| seed < *seeds) {
                 let (rule, attack) = pair;
                 let line = format!(
                     "attack --rule {} --attack {} --seed {seed} --iterations {}",

@@ -8,7 +8,7 @@ use protocol::codec;
 use protocol::duties::was_merged;
 use protocol::ids::{ContentHash, ModelId};
 use protocol::ledger::entries::Round;
-use protocol::model::{DataClass, DeltaManifest};
+use protocol::model::{DataClass, DeltaManifest, Determinism};
 use protocol::review::Verdict;
 use protocol::training::steps_seed;
 use protocol::worker::{
@@ -100,7 +100,11 @@ pub(super) async fn compress(
         feedback_out: ContentHash::of(&merged),
         step_states: trained.step_states,
         data_class: trained.data_class,
-        determinism: trained.determinism,
+        determinism: match trained.data_class {
+            DataClass::Public => trained.determinism,
+            // Nobody else has the data: only losses can judge it.
+            DataClass::Private => Determinism::Statistical,
+        },
         fingerprint: trained.fingerprint,
         payload,
         payload_bytes: node.store.size(&payload).context("the delta is gone")?,

@@ -9,6 +9,10 @@
 //! The baseline, data-parallel AdamW, averages the gradients of all members in every step; its
 //! bytes are those of a ring all-reduce (Patarasuk and Yuan 2009): 2 (n - 1) / n values per
 //! parameter and step, each way.
+//!
+//! All arms may begin at one head that was trained data-parallel for some steps
+//! (`--warm-steps`), as DiLoCo's authors begin at a pretrained model (arXiv 2311.08105, section
+//! 3); what that took is counted for none of them.
 
 mod members;
 mod parallel;
@@ -26,6 +30,9 @@ use super::faults::Faults;
 use crate::figures::{CommandError, Figures};
 use site::Site;
 
+/// Learning rate of the steps before the first round, in ppm, and over how many it rises.
+const WARM_RATE_PPM: u32 = 2_000;
+const WARM_RISE_STEPS: u32 = 40;
 /// The rate rises over this part of the run's steps and then falls along a cosine, in every arm.
 const WARMUP_PART: u32 = 20;
 /// Outer learning rate and Nesterov momentum of DiLoCo (arXiv 2311.08105, section 3), in ppm.
@@ -55,6 +62,12 @@ pub struct Options {
     /// Inner steps of a member in a round.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub steps: u32,
+    /// Data-parallel steps before the first round, the same in every arm.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub warm_steps: u32,
+    /// Where this first head is kept, for other cells of the same seed and sizes.
+    #[arg(long, value_name = "FILE")]
+    pub head: Option<PathBuf>,
     /// Windows of a member in a step.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub batch: u32,
@@ -203,6 +216,7 @@ pub struct Point {
 pub fn run(options: &Options) -> Result<Figures, CommandError> {
     let started = Instant::now();
     let mut site = Site::new(options, options.arm.parameters(options))?;
+    parallel::warm(&mut site, options)?;
     let (curve, payload_bits) = match options.arm {
         Arm::Dp => (parallel::run(&mut site, options)?, None),
         _ => {

@@ -36,6 +36,8 @@ pub fn run(options: &Options) -> Result<Figures, CommandError> {
         data: options.data.clone(),
         workers: 1,
         rounds: 1,
+        warm_steps: 0,
+        head: None,
         steps: options.steps,
         batch: 4,
         learning_rate_ppm: 1_000,

@@ -5,6 +5,9 @@
 //! `ayni-worker lab loss`, which steps all members one after the other. Each arm's inner learning
 //! rate is the best of three on the first seed; the other seeds run with it alone.
 //!
+//! All begin at one head that was trained data-parallel for eight rounds' steps, as DiLoCo's authors
+//! begin at a pretrained model; its bytes and tokens are counted for nobody.
+//!
 //! Toy scale: about a million parameters, bytes as tokens, thirty inner steps a round. Nothing
 //! here says anything about larger models. Deliberately absent: time; that is `bench training`.
 

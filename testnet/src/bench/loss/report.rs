@@ -268,10 +268,11 @@ impl Report {
 
     /// The tables.
     pub(super) fn print(&self) {
-        let Plan { workers, rounds, steps, batch, seeds, .. } = self.plan;
+        let Plan { workers, rounds, steps, batch, warm_steps, seeds, .. } = self.plan;
         println!(
             "\n{} parameters, {workers} members, {rounds} rounds of {steps} steps of {batch} \
-             windows, {:.2} MB of text for every arm, {seeds} seed(s): mean (least to most)\n{}",
+             windows, {:.2} MB of text for every arm after {warm_steps} data-parallel steps, {seeds} \
+             seed(s): mean (least to most)\n{}",
             self.parameters,
             self.tokens as f64 / MB,
             self.scale
