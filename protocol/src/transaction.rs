@@ -20,7 +20,7 @@ use crate::ids::{
 };
 use crate::keys::{KeyError, Namespace, PublicKey, SecretKey, Signature};
 use crate::limits;
-use crate::model::{DeltaManifest, Head, ModelSpec, RoundParameters};
+use crate::model::{DataKind, DeltaManifest, Head, ModelSpec, RoundParameters};
 use crate::review::Review;
 
 /// What a transaction does.
@@ -60,6 +60,8 @@ pub enum Payload {
         shards: u32,
         /// Total bytes of the shards.
         bytes: u64,
+        /// What they hold.
+        kind: DataKind,
         /// Node that serves it first.
         node: NodeId,
     },

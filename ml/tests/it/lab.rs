@@ -24,7 +24,11 @@ fn texts(folder: &Path) {
 }
 
 fn cell(data: &Path, arm: Arm, faults: Faults) -> Value {
-    let options = Options {
+    loss::run(&options(data, arm, faults)).expect("the cell runs").json
+}
+
+fn options(data: &Path, arm: Arm, faults: Faults) -> Options {
+    Options {
         arm,
         data: data.to_owned(),
         workers: MEMBERS,
@@ -40,8 +44,7 @@ fn cell(data: &Path, arm: Arm, faults: Faults) -> Value {
         windows: 16,
         shape: Shape { layers: 1, width: 32, heads: 2, context: 32 },
         faults,
-    };
-    loss::run(&options).expect("the cell runs").json
+    }
 }
 
 fn number(point: &Value, what: &str) -> f64 {
@@ -91,4 +94,24 @@ fn what_does_not_arrive_is_not_merged() {
     let part = |what: &str| last[what].as_u64().expect("a count");
     assert_eq!(part("computed"), part("integrated") + part("dropped") + part("died"));
     assert!(part("integrated") > 0 && part("dropped") > 0);
+}
+
+#[test]
+fn all_arms_begin_at_one_trained_head() {
+    let home = tempfile::tempdir().expect("a folder");
+    texts(home.path());
+    let head = home.path().join("head");
+    let cell = |arm, head: Option<&Path>| {
+        let head = head.map(Path::to_owned);
+        let plain = options(home.path(), arm, Faults::default());
+        loss::run(&Options { warm_steps: 10, head, ..plain })
+    };
+    let first = |json: &Value| number(&json["curve"][0], "loss");
+    let made = cell(Arm::Dp, Some(&head)).expect("runs").json;
+    assert!(first(&made) < 5.0, "trained: {made}");
+    let kept = cell(Arm::Sparse64, Some(&head)).expect("runs").json;
+    let alone = cell(Arm::Sparse64, None).expect("runs").json;
+    assert_eq!((first(&kept), &kept["curve"]), (first(&made), &alone["curve"]));
+    std::fs::write(&head, "no checkpoint").expect("written");
+    assert!(cell(Arm::Dp, Some(&head)).is_err(), "a damaged head is not used");
 }

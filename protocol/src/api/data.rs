@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ModelRef;
 use crate::ids::{ContentHash, NodeId};
+use crate::model::{Architecture, DataKind};
 use crate::worker::DataFormat;
 
 /// `POST /v1/blobs`.
@@ -40,6 +41,8 @@ pub struct DatasetSummary {
     pub shards: u32,
     /// Total size.
     pub bytes: u64,
+    /// What it holds.
+    pub kind: DataKind,
     /// Node that serves it first.
     pub publisher: NodeId,
     /// Shards held here.
@@ -89,6 +92,9 @@ pub struct IngestOptions {
     /// The classifier that the records are for; none for text.
     #[serde(default)]
     pub model: Option<ModelRef>,
+    /// The same before there is one: any shape that reads such records.
+    #[serde(default)]
+    pub architecture: Option<Architecture>,
     /// Part of the documents that is held out, in ppm, by content hash.
     #[serde(default)]
     pub held_out_ppm: u32,

@@ -294,9 +294,10 @@ fn dispatch(
         (Payload::FundNode { node, amount }, Signer::Account) => {
             accounts::fund_node(state, account, node, *amount)
         }
-        (Payload::PublishDataset { manifest, name, shards, bytes, node }, Signer::Account) => {
-            data::publish(state, account, manifest, name, *shards, *bytes, node)
-        }
+        (
+            Payload::PublishDataset { manifest, name, shards, bytes, kind, node },
+            Signer::Account,
+        ) => data::publish(state, account, (manifest, name), (*shards, *bytes, *kind), node),
         (Payload::RegisterModel { spec }, Signer::Account) => {
             data::register_model(state, account, spec)
         }

@@ -6,15 +6,13 @@ use crate::ledger::Rejection;
 use crate::ledger::entries::{Dataset, DatasetStatus, Model};
 use crate::ledger::state::State;
 use crate::limits;
-use crate::model::{Head, ModelSpec, check_name};
+use crate::model::{DataKind, Head, ModelSpec, check_name};
 
 pub(super) fn publish(
     state: &mut State<'_>,
     owner: &AccountId,
-    manifest: &ContentHash,
-    name: &str,
-    shards: u32,
-    bytes: u64,
+    (manifest, name): (&ContentHash, &str),
+    (shards, bytes, kind): (u32, u64, DataKind),
     node: &NodeId,
 ) -> Result<(), Rejection> {
     check_name("name", name)?;
@@ -45,6 +43,7 @@ pub(super) fn publish(
         node: *node,
         shards,
         bytes,
+        kind,
         height,
         status: DatasetStatus::default(),
     });
@@ -67,6 +66,7 @@ pub(super) fn register_model(
     }
     // The genesis gives the whole weight to the first model; governance moves it.
     let weight_ppm = if registry.models == 0 { u32::try_from(PPM).unwrap_or(0) } else { 0 };
+    let number = registry.models;
     registry.models = registry.models.saturating_add(1);
     state.put_registry(&registry);
     state.put_model(
@@ -74,6 +74,7 @@ pub(super) fn register_model(
         &Model {
             spec: spec.clone(),
             owner: *owner,
+            number,
             head: Head::initial(spec),
             weight_ppm,
             run: None,

@@ -14,7 +14,7 @@ use crate::ids::{
 };
 use crate::keys::PublicKey;
 use crate::limits;
-use crate::model::{DeltaManifest, Head, ModelSpec, RoundParameters};
+use crate::model::{DataKind, DeltaManifest, Head, ModelSpec, RoundParameters};
 use crate::review::{Gain, Review, Verdict};
 use crate::transaction::{Capabilities, NodeKeys};
 
@@ -85,6 +85,8 @@ pub struct Dataset {
     pub shards: u32,
     /// Bytes of all shards.
     pub bytes: u64,
+    /// What they hold.
+    pub kind: DataKind,
     /// When it was published.
     pub height: Height,
     /// What governance decided on it.
@@ -126,6 +128,8 @@ pub struct Model {
     pub spec: ModelSpec,
     /// Who registered it.
     pub owner: AccountId,
+    /// How many models were registered before it: of one name, the first has it.
+    pub number: u32,
     /// The certified head.
     pub head: Head,
     /// Share of the emission that its rounds may draw, in ppm.

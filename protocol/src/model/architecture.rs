@@ -135,7 +135,55 @@ pub enum InputKind {
     },
 }
 
+/// What a dataset holds: a model trains only on datasets of the format that it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataKind {
+    /// Text.
+    #[default]
+    Text,
+    /// Records, see [`InputKind::Records`]: rows of numbers.
+    Rows {
+        /// Numbers of a row.
+        inputs: u32,
+        /// Classes; a label is below it.
+        classes: u32,
+    },
+    /// Records: images.
+    Images {
+        /// Rows of pixels.
+        height: u32,
+        /// Columns of pixels.
+        width: u32,
+        /// Bytes of a pixel.
+        channels: u32,
+        /// Classes; a label is below it.
+        classes: u32,
+    },
+    /// Records: texts.
+    LabelledTexts {
+        /// Bytes of a record with its label.
+        record: u64,
+        /// Classes; a label is below it.
+        classes: u32,
+    },
+}
+
 impl Architecture {
+    /// The format of the datasets that the model trains on.
+    pub fn data_kind(&self) -> DataKind {
+        match (*self, self.input()) {
+            (Self::Mlp { inputs, classes, .. }, _) => DataKind::Rows { inputs, classes },
+            (Self::Cnn { height, width, channels, classes, .. }, _) => {
+                DataKind::Images { height, width, channels, classes }
+            }
+            (_, InputKind::Records { bytes, classes }) => {
+                DataKind::LabelledTexts { record: bytes, classes }
+            }
+            (_, InputKind::Text { .. }) => DataKind::Text,
+        }
+    }
+
     /// What the model reads.
     pub fn input(&self) -> InputKind {
         match *self {

@@ -7,7 +7,7 @@ mod architecture;
 mod documents;
 mod round;
 
-pub use architecture::{Architecture, BYTE_VOCABULARY, InputKind, pooled};
+pub use architecture::{Architecture, BYTE_VOCABULARY, DataKind, InputKind, pooled};
 pub use documents::*;
 pub use round::*;
 

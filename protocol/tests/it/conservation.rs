@@ -3,6 +3,7 @@
 use ayni_protocol::amount::Credits;
 use ayni_protocol::ids::ContentHash;
 use ayni_protocol::keys::{Namespace, SecretKey};
+use ayni_protocol::model::DataKind;
 use ayni_protocol::transaction::{Payload, RegisterNode, StakingAction};
 use proptest::prelude::*;
 
@@ -95,6 +96,7 @@ fn payload(chain: &TestChain, node: usize, attempt: &Attempt) -> Option<Payload>
             name: "data".to_owned(),
             shards: *shards,
             bytes: 1_000,
+            kind: DataKind::Text,
             node: chain.nodes[node].node.public().node_id(),
         },
         Attempt::Stake { on, micro } => Payload::Staking(StakingAction::Bond {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ayni_cli::amount::parse_credits;
 use clap::{Args, ValueEnum};
 use protocol::api::{DataList, IngestOptions, JobResult, ModelRef, PrivateRequest, PublishRequest};
+use protocol::model::{Architecture, BYTE_VOCABULARY};
 use protocol::worker::DataFormat;
 
 use crate::context::Context;
@@ -66,6 +67,11 @@ pub(crate) struct PublishArguments {
     /// The classifier that the records are for
     #[arg(long = "for", value_name = "MODEL", requires = "format")]
     model: Option<ModelRef>,
+    /// The same before there is one: rows:NUMBERS:CLASSES, images:HEIGHTxWIDTHxBYTES:CLASSES,
+    /// texts:BYTES:CLASSES, or tokens:TOKENS:CLASSES for a classifier with a tokenizer
+    #[arg(long, value_name = "SHAPE", requires = "format", conflicts_with = "model",
+          value_parser = parse_records)]
+    records: Option<Architecture>,
     /// Part of the documents that is held out, 0 to 0.5
     #[arg(long, value_name = "PART", default_value = "0", requires = "format",
           value_parser = parse_part)]
@@ -79,10 +85,50 @@ fn parse_part(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "a number from 0 to 0.5 with at most six decimals".to_owned())
 }
 
+/// The records of a shape, as the smallest architecture that reads them.
+fn parse_records(text: &str) -> Result<Architecture, String> {
+    let parse = || {
+        let (what, rest) = text.split_once(':')?;
+        let (size, classes) = rest.split_once(':')?;
+        let classes = classes.parse().ok()?;
+        let sizes: Vec<u32> = size.split('x').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let classifier = |context, vocabulary| Architecture::TextClassifier {
+            layers: 1,
+            width: 16,
+            heads: 1,
+            context,
+            vocabulary,
+            classes,
+        };
+        Some(match (what, sizes.as_slice()) {
+            ("rows", [inputs]) => {
+                Architecture::Mlp { inputs: *inputs, hidden: 16, layers: 1, classes }
+            }
+            ("images", [height, width, channels]) => Architecture::Cnn {
+                height: *height,
+                width: *width,
+                channels: *channels,
+                features: 1,
+                classes,
+                mean_ppm: 500_000,
+                deviation_ppm: 500_000,
+            },
+            ("texts", [context]) => classifier(*context, BYTE_VOCABULARY),
+            ("tokens", [context]) => classifier(*context, BYTE_VOCABULARY.saturating_mul(2)),
+            _ => return None,
+        })
+    };
+    parse().ok_or_else(|| {
+        "rows:NUMBERS:CLASSES, images:HEIGHTxWIDTHxBYTES:CLASSES, texts:BYTES:CLASSES or \
+         tokens:TOKENS:CLASSES"
+            .to_owned()
+    })
+}
+
 /// `ayni data publish`.
 pub(super) async fn publish(context: &Context, arguments: PublishArguments) -> Result<(), Failure> {
     let client = context.client()?;
-    let PublishArguments { name, licence, text, label, model, held_out, .. } = arguments;
+    let PublishArguments { name, licence, text, label, model, records, held_out, .. } = arguments;
     let request = PublishRequest {
         name,
         licence,
@@ -92,6 +138,7 @@ pub(super) async fn publish(context: &Context, arguments: PublishArguments) -> R
             text_column: text,
             label_column: label,
             model,
+            architecture: records,
             held_out_ppm: held_out,
         }),
     };

@@ -74,7 +74,7 @@ fn entry(round: &Round) -> String {
     let mut text = format!("round {}  {title}\n", round.round);
     let mut row = |key: &str, value: String| text.push_str(&format!("  {key:<10} {value}\n"));
     row("parent", round.parent.to_string());
-    row("phase", text::name(&round.phase));
+    row("phase", super::super::train::phase(round));
     if round.gain.is_some() {
         row("gain", text::gain(round.gain));
     }
@@ -86,7 +86,7 @@ fn entry(round: &Round) -> String {
         let verdict = delta.verdict.map_or_else(|| "under review".to_owned(), |v| text::name(&v));
         let score = match (delta.verdict, delta.score_ppm) {
             (Some(Verdict::Accept), Some(score)) => {
-                format!(", gain {} %", text::signed_percent(score))
+                format!(", gain {}", text::signed_percent(score))
             }
             _ => String::new(),
         };
@@ -134,6 +134,10 @@ fn row(tensor: &TensorChange) -> Vec<String> {
 
 pub(super) async fn export(context: &Context, arguments: ExportArguments) -> Result<(), Failure> {
     let client = context.client()?;
+    if arguments.folder.exists() {
+        let message = format!("{} exists already", arguments.folder.display());
+        return Err(Failure::new(FAILED, message).with_hint("name a folder that does not"));
+    }
     let folder = locate(&arguments.folder, false)?;
     let request = ExportRequest { head: arguments.head.0 };
     let job = client.export_model(&arguments.model, &request).await?;

@@ -9,9 +9,11 @@ use ayni_cli::amount::{AmountError, format_credits, parse_credits};
 use clap::{Args, Subcommand};
 use protocol::amount::Credits;
 use protocol::api::{
-    DutyStatus, ModelRef, OpenRoundsRequest, Rounds, RoundsQuery, TrainJoinRequest, TrainStatus,
+    DutyStatus, ModelRef, OpenRoundsRequest, Round, RoundPhase, Rounds, RoundsQuery,
+    TrainJoinRequest, TrainStatus,
 };
 use protocol::model::RoundParameters;
+use protocol::review::Verdict;
 
 use crate::context::Context;
 use crate::failure::{Failure, USAGE};
@@ -26,10 +28,14 @@ pub(crate) enum TrainCommand {
         visible_alias = "start",
         after_help = "Examples:\n  ayni train start tiny --rounds 10 --join\n  \
         ayni train open tiny --rounds 5 --escrow 250 --set inner_steps=50 --set batch=8\n\n\
-        Parameters that are not set have their defaults; --parameters reads a TOML file."
+        Parameters that are not set have their defaults; --parameters reads a TOML file.\n\
+        Values are TOML: compression=dense, merge.centred_clip={ faulty_ppm = 200000, bucket = 2, \
+        iterations = 3, radius_ppm = 1000000 }. A model to which the emission gives nothing (the \
+        WEIGHT of `ayni model ls`) needs --escrow. The documents of Ayni, \
+        training-commands.md, list all parameters."
     )]
     Open(OpenArguments),
-    /// Take part in this and later rounds of a model
+    /// Take part in this and later rounds of a model; after `leave`, of no others
     #[command(after_help = "Example:\n  ayni train join tiny")]
     Join {
         /// Id or name
@@ -107,14 +113,16 @@ pub(crate) async fn run(context: &Context, command: TrainCommand) -> Result<(), 
 }
 
 async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure> {
-    let parameters = read_parameters(arguments.parameters.as_deref(), &arguments.set)?;
+    let client = context.client()?;
+    let model = client.model(&arguments.model).await?;
+    let windows = model.spec.suite_windows().div_ceil(2);
+    let parameters = read_parameters(arguments.parameters.as_deref(), &arguments.set, windows)?;
     let request = OpenRoundsRequest {
         model: arguments.model,
         rounds: arguments.rounds,
         parameters: Some(parameters),
         escrow_micro: arguments.escrow,
     };
-    let client = context.client()?;
     let opened = client.open_rounds(&request).await?;
     if arguments.join {
         client.train_join(&TrainJoinRequest { model: request.model.clone() }).await?;
@@ -133,12 +141,30 @@ async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure
     })
 }
 
-/// The defaults, overlaid by the file, overlaid by `--set`; checked.
-fn read_parameters(file: Option<&Path>, set: &[String]) -> Result<RoundParameters, Failure> {
+/// `key=word` as TOML wants it, `key="word"`; anything else as it is.
+fn quoted(set: &str) -> String {
+    let Some((key, value)) = set.split_once('=') else { return set.to_owned() };
+    let value = value.trim();
+    let is_word = value.starts_with(|c: char| c.is_ascii_lowercase())
+        && value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !matches!(value, "true" | "false" | "inf" | "nan");
+    if is_word { format!("{key}=\"{value}\"") } else { set.to_owned() }
+}
+
+/// The defaults, overlaid by the file, overlaid by `--set`; checked. A suite with fewer windows for
+/// reviews than the default asks for has all of them used.
+fn read_parameters(
+    file: Option<&Path>,
+    set: &[String],
+    windows: u64,
+) -> Result<RoundParameters, Failure> {
     let refuse = |reason: String| {
         Failure::new(USAGE, reason).with_hint("`ayni train open --help` shows how they are set")
     };
-    let defaults = toml::Table::try_from(RoundParameters::default());
+    let defaults = RoundParameters::default();
+    let review_windows = u64::from(defaults.review_windows).min(windows);
+    let review_windows = u32::try_from(review_windows).unwrap_or(u32::MAX);
+    let defaults = toml::Table::try_from(RoundParameters { review_windows, ..defaults });
     let mut table = defaults.map_err(|e| refuse(e.to_string()))?;
     let mut overlay = |text: &str, source: &str| {
         let given: toml::Table = toml::from_str(text)
@@ -152,7 +178,7 @@ fn read_parameters(file: Option<&Path>, set: &[String]) -> Result<RoundParameter
         overlay(&text, &shown)?;
     }
     for one in set {
-        overlay(one, "--set")?;
+        overlay(&quoted(one), "--set")?;
     }
     let parameters: RoundParameters =
         table.try_into().map_err(|e| refuse(e.to_string().trim_end().to_owned()))?;
@@ -218,13 +244,27 @@ fn progress(duty: &DutyStatus) -> String {
     if duty.finished { format!("done {line}") } else { line }.trim_end().to_owned()
 }
 
+/// The phase, and of a failed round why, as far as its deltas tell.
+pub(super) fn phase(round: &Round) -> String {
+    let accept = Some(Verdict::Accept);
+    let why = match (round.phase, round.deltas.as_slice()) {
+        (RoundPhase::Failed, []) => "too few members or deltas",
+        (RoundPhase::Failed, deltas) if deltas.iter().all(|delta| delta.verdict != accept) => {
+            "no delta accepted"
+        }
+        (RoundPhase::Failed, _) => "no head certified in time",
+        _ => return text::name(&round.phase),
+    };
+    format!("{}: {why}", text::name(&round.phase))
+}
+
 fn list(rounds: &Rounds) -> String {
     let rows = rounds.rounds.iter().map(|round| {
-        let accept = Some(protocol::review::Verdict::Accept);
+        let accept = Some(Verdict::Accept);
         let accepted = round.deltas.iter().filter(|delta| delta.verdict == accept).count();
         vec![
             round.round.to_string(),
-            text::name(&round.phase),
+            phase(round),
             round.members.len().to_string(),
             format!("{accepted} of {}", round.deltas.len()),
             round.head.map(|head| head.short()).unwrap_or_default(),
@@ -245,11 +285,21 @@ mod tests {
     fn parameters_are_overlaid_and_checked() {
         let read = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-            read_parameters(None, &set)
+            read_parameters(None, &set, 1_000)
         };
         assert_eq!(read(&[]).expect("defaults"), RoundParameters::default());
         let changed = read(&["inner_steps=50", "batch = 8"]).expect("valid");
         assert_eq!((changed.inner_steps, changed.batch), (50, 8));
+        let few = read_parameters(None, &[], 20).expect("fewer windows");
+        assert_eq!(few.review_windows, 20);
+        assert!(read_parameters(None, &[], 3).is_err(), "too few for a review");
+        let words = read(&["compression=dense", "optimizer = muon", "overlap=true"]);
+        let words = words.expect("words need no quotes");
+        assert_eq!(words.compression, protocol::model::Compression::Dense);
+        assert!(words.overlap);
+        let merge = "merge.centred_clip={ faulty_ppm = 200000, bucket = 2, iterations = 3, \
+                     radius_ppm = 1000000 }";
+        assert_eq!(read(&[merge]).expect("a table").merge.faulty_ppm(), Some(200_000));
         for bad in ["inner_stps=1", "inner_steps=0", "inner_steps=x", "inner_steps"] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }

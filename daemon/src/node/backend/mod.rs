@@ -310,8 +310,9 @@ impl Backend for NodeBackend {
     }
 
     async fn rounds(&self, query: RoundsQuery) -> Result<Rounds, ApiError> {
-        let model = self.find_model(&query.model)?.spec.id();
-        let (from, limit) = (query.from.unwrap_or(0), query.limit());
+        let found = self.find_model(&query.model)?;
+        let (model, limit) = (found.spec.id(), query.limit());
+        let from = query.from.unwrap_or_else(|| found.next_round.saturating_sub(limit));
         let rounds = self
             .node
             .ledger

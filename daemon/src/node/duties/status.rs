@@ -62,14 +62,14 @@ impl Training {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins this and later rounds of a model, also after a restart. Blocks.
+    /// Joins this and later rounds of a model, also after a restart. A node that was told to join
+    /// none joins only those that it is told to. Blocks.
     ///
     /// # Errors
     /// When it cannot be written down.
     pub fn join(&self, model: ModelId) -> std::io::Result<()> {
         let mut state = self.lock();
         state.joined.insert(model);
-        state.left = false;
         self.remember(&state)
     }
 

@@ -8,6 +8,7 @@ use crate::ids::{ChainId, ContentHash, NodeId};
 use crate::keys::SecretKey;
 use crate::ledger::entries::{Account, Clock};
 use crate::ledger::parameters::LedgerParameters;
+use crate::model::DataKind;
 use crate::store::MemoryState;
 use crate::transaction::{
     Capabilities, NodeKeys, Payload, RegisterNode, SignedTransaction, Transaction, Work, WorkStamp,
@@ -37,6 +38,7 @@ fn transaction(
             name: "x".repeat(padding),
             shards: 1,
             bytes: 1,
+            kind: DataKind::Text,
             node: NodeId::default(),
         }
     };

@@ -238,14 +238,16 @@ fn freeze(state: &State<'_>, round: &mut Round) {
         .map(|(n, stake)| Attestor { node: n.keys.node.node_id(), stake, attested: None })
         .collect();
     let needs_admission = state.parameters().datasets_need_admission != 0;
-    let direction = state.model(&round.model).map(|m| m.direction).unwrap_or_default();
+    let model = state.model(&round.model);
+    let kind = model.as_ref().map(|m| m.spec.architecture.data_kind()).unwrap_or_default();
+    let direction = model.map(|m| m.direction).unwrap_or_default();
     round.datasets = state
         .registry()
         .datasets
         .iter()
         .filter(|hash| direction.is_empty() || direction.contains(hash))
         .filter_map(|hash| state.dataset(hash))
-        .filter(|dataset| dataset.status.is_usable(needs_admission))
+        .filter(|dataset| dataset.kind == kind && dataset.status.is_usable(needs_admission))
         .map(|dataset| (dataset.manifest, dataset.shards))
         .collect();
 }

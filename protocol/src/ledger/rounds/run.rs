@@ -32,10 +32,14 @@ pub(in crate::ledger) fn open(
         return Err(Rejection::Mismatch("the number of rounds"));
     }
     if u64::from(parameters.review_windows) > model.spec.suite_windows().div_ceil(2) {
-        return Err(Rejection::Mismatch("review_windows (the suite has fewer)"));
+        return Err(Rejection::Mismatch(
+            "review_windows (half of the suite's windows are for reviews)",
+        ));
     }
     if model.weight_ppm == 0 && escrow == Credits::ZERO {
-        return Err(Rejection::Mismatch("the escrow (a model without weight needs one)"));
+        return Err(Rejection::Mismatch(
+            "an escrow of nothing for a model to which the emission gives nothing",
+        ));
     }
     let mut registry = state.registry();
     if registry.active.len() >= limits::ACTIVE_RUNS_MAX {

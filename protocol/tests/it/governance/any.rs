@@ -4,6 +4,7 @@
 use ayni_protocol::amount::{Credits, Height};
 use ayni_protocol::ids::{AccountId, ContentHash};
 use ayni_protocol::ledger::entries::ProposalStatus;
+use ayni_protocol::model::DataKind;
 use ayni_protocol::transaction::{Change, Choice, Payload};
 use proptest::prelude::*;
 
@@ -139,6 +140,7 @@ proptest! {
             name: "data".to_owned(),
             shards: 1,
             bytes: 1_000,
+            kind: DataKind::Text,
             node,
         });
         chain.step();

@@ -7,6 +7,7 @@ use ayni_protocol::host::{Refused, Standing};
 use ayni_protocol::ids::{ContentHash, ModelId};
 use ayni_protocol::ledger::entries::{DatasetStatus, Failure, Phase, ProposalStatus};
 use ayni_protocol::ledger::{BlockError, Rejection};
+use ayni_protocol::model::DataKind;
 use ayni_protocol::transaction::{Change, Choice, Payload};
 
 use super::{
@@ -119,10 +120,14 @@ fn two_votes_together_cannot_give_more_than_the_whole() {
 }
 
 fn publish(chain: &mut TestChain, tag: u8) -> ContentHash {
+    publish_of(chain, tag, DataKind::Text)
+}
+
+fn publish_of(chain: &mut TestChain, tag: u8, kind: DataKind) -> ContentHash {
     let manifest = ContentHash::of(&[tag]);
     let node = chain.nodes[0].node.public().node_id();
     let name = format!("data-{tag}");
-    chain.send(0, Payload::PublishDataset { manifest, name, shards: 3, bytes: 1_000, node });
+    chain.send(0, Payload::PublishDataset { manifest, name, shards: 3, bytes: 1_000, kind, node });
     chain.step();
     manifest
 }
@@ -158,6 +163,17 @@ fn datasets_are_assigned_as_voted() {
     assert_eq!(assigned(&mut chain, model), [first, second, third]);
     let decided = chain.view().dataset(&second).expect("published").status;
     assert_eq!(decided, DatasetStatus::Undecided);
+}
+
+#[test]
+fn a_model_is_given_only_data_of_its_kind() {
+    let mut chain = chain();
+    publish_of(&mut chain, 1, DataKind::Rows { inputs: 4, classes: 3 });
+    let text = publish(&mut chain, 2);
+    publish_of(&mut chain, 3, DataKind::LabelledTexts { record: 130, classes: 3 });
+    let model = open(&mut chain, 1, Credits::ZERO);
+    let round = play(&mut chain, &model, 1, &Script::default());
+    assert_eq!(round.datasets, [(text, 3)]);
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Node {
             licence: manifest.map(|manifest| manifest.licence),
             shards: dataset.shards,
             bytes: dataset.bytes,
+            kind: dataset.kind,
             publisher: dataset.node,
             shards_held: u32::try_from(held).unwrap_or(u32::MAX),
         }
@@ -87,7 +88,11 @@ impl NodeBackend {
         check_readable(&path)?;
         let wanted = request.ingest.as_ref().and_then(|ingest| ingest.model.as_ref());
         let model = wanted.map(|wanted| self.find_model(wanted)).transpose()?;
-        let architecture = model.map(|model| model.spec.architecture);
+        let shape = request.ingest.as_ref().and_then(|ingest| ingest.architecture);
+        if let Some(shape) = &shape {
+            shape.validate().map_err(|error| ApiError::bad_request(error.to_string()))?;
+        }
+        let architecture = model.map(|model| model.spec.architecture).or(shape);
         let node = Arc::clone(&self.node);
         self.node.jobs.start(JobKind::PublishDataset, move |handle| async move {
             let _in_use = Arc::clone(&node.data_in_use).read_owned().await;
@@ -116,6 +121,7 @@ impl NodeBackend {
                 name: request.name,
                 shards,
                 bytes,
+                kind: architecture.map(|a| a.data_kind()).unwrap_or_default(),
                 node: node.id(),
             };
             let receipt =

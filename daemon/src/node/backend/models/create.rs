@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::api::{ApiError, CreateModelRequest, JobId, JobKind, JobResult, ModelOrigin};
 use protocol::ids::ContentHash;
 use protocol::limits;
-use protocol::model::{Adapter, Architecture, ModelSpec};
+use protocol::model::{Adapter, Architecture, InputKind, ModelSpec};
 use protocol::transaction::Payload;
 use protocol::worker::{ImportJob, WorkerOutcome, WorkerRequest};
 use storage::blobs::Retention;
@@ -71,6 +71,17 @@ impl NodeBackend {
             if bytes > limits::TOKENIZER_BYTES_MAX {
                 return Err(ApiError::bad_request(format!("a tokenizer of {bytes} bytes")));
             }
+        }
+        if let InputKind::Records { bytes, .. } = spec.architecture.input()
+            && !spec.evaluation_suite_bytes.is_multiple_of(bytes)
+        {
+            let suite = spec.evaluation_suite_bytes;
+            let message = format!(
+                "the evaluation suite has {suite} bytes, which are not whole records of {bytes}, \
+                 what this architecture reads"
+            );
+            let hint = "`ayni data publish --for MODEL --held-out PART` makes a suite of records";
+            return Err(ApiError::bad_request(message).with_hint(hint));
         }
         if !spec.imported {
             spec.validate().map_err(|error| ApiError::bad_request(error.to_string()))?;

@@ -60,13 +60,7 @@ impl NodeBackend {
             ModelRef::Id(id) => self.node.ledger.read(|view| view.model(id)).ok_or_else(none),
             ModelRef::Name(text) => {
                 let all = self.node.ledger.read(|view| view.models());
-                let mut named = all.into_iter().filter(|m| m.spec.name == *text);
-                let first = named.next().ok_or_else(none)?;
-                if named.next().is_some() {
-                    return Err(ApiError::conflict(format!("several models are named {text}"))
-                        .with_hint("name it by its id; `ayni model ls` lists the ids"));
-                }
-                Ok(first)
+                named(all, text).ok_or_else(none)
             }
         }
     }
@@ -135,5 +129,66 @@ async fn evaluate(
             .flatten()
             .ok_or_else(|| ApiError::internal("the head was not measured")),
         _ => Err(ApiError::internal("the worker answered another question")),
+    }
+}
+
+/// Fewest hexadecimal digits that stand for an id: as many as the lists show.
+const ID_DIGITS_MIN: usize = 8;
+
+/// The model of a name: of several the one registered first, so that nobody can take a name away.
+/// Else the only one whose id begins so.
+fn named(models: Vec<Model>, text: &str) -> Option<Model> {
+    let (same, others): (Vec<_>, Vec<_>) = models.into_iter().partition(|m| m.spec.name == text);
+    if let Some(first) = same.into_iter().min_by_key(|model| model.number) {
+        return Some(first);
+    }
+    if text.len() < ID_DIGITS_MIN {
+        return None;
+    }
+    let mut begins = others.into_iter().filter(|m| m.spec.id().to_string().starts_with(text));
+    begins.next().filter(|_| begins.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{AccountId, ContentHash};
+    use protocol::model::{Architecture, Head};
+
+    use super::*;
+
+    fn model(name: &str, number: u32) -> Model {
+        let spec = ModelSpec {
+            name: name.to_owned(),
+            architecture: Architecture::BytesGpt { layers: 1, width: 16, heads: 1, context: 16 },
+            tokenizer: None,
+            adapter: None,
+            seed: u64::from(number),
+            imported: false,
+            initial_checkpoint: ContentHash::default(),
+            evaluation_suite: ContentHash::default(),
+            evaluation_suite_bytes: 1_000,
+            licence: "MIT".to_owned(),
+        };
+        Model {
+            head: Head::initial(&spec),
+            spec,
+            owner: AccountId::default(),
+            number,
+            weight_ppm: 0,
+            run: None,
+            next_round: 1,
+            paused: false,
+            direction: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_name_stays_with_the_model_that_had_it_first() {
+        let all = || vec![model("tiny", 7), model("tiny", 2), model("other", 1)];
+        assert_eq!(named(all(), "tiny").map(|found| found.number), Some(2));
+        assert_eq!(named(all(), "none"), None);
+        let id = all()[0].spec.id().to_string();
+        assert_eq!(named(all(), &id[..8]).map(|found| found.number), Some(7));
+        assert_eq!(named(all(), &id[..7]), None, "too short to be meant");
     }
 }
