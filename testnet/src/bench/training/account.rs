@@ -4,11 +4,13 @@
 //! to the moment at which the last member had trained for the last round: whole turns of a round,
 //! with the training of the measured rounds, and the reviews and merges of as many.
 //!
-//! **Without review.** Review, replay, evaluation and merging took so many core seconds of the
-//! window; spread over the cores, as the workers are, they took that many seconds of it. What was
-//! trained is held against what the same workers train alone in the seconds that are left.
-//! Waiting for blocks, sending, hashing, compressing and starting workers again stay in: they are
-//! what the network costs.
+//! **Over alone.** What was trained in the window, over what the same workers alone train in as many
+//! core seconds. Core seconds that other programs took are left out on both sides: on an idle
+//! machine nothing changes by that, on a busy one the others do not decide. Idle ones stay in.
+//!
+//! **Without review.** The core seconds of review, replay, evaluation and merging are left out too.
+//! Waiting for blocks, sending, hashing, compressing, the daemons and starting workers again stay
+//! in: they are what the network costs.
 
 use std::collections::BTreeMap;
 
@@ -70,23 +72,45 @@ pub(super) struct Account {
     pub(super) steps_again: u64,
     /// Processor time of an inner step, in milliseconds.
     pub(super) cpu_ms_per_step: f64,
-    /// Text trained on over what the workers alone would have been given in the window.
+    /// Text trained on over what the workers alone train in as many seconds, whatever else ran.
+    pub(super) over_alone_by_the_clock: f64,
+    /// Over what they train in as many core seconds, without those that other programs took.
     pub(super) over_alone: f64,
-    /// The same without the seconds that review took.
+    /// The same without those that review took.
     pub(super) over_alone_without_review: f64,
     /// Review, replay, evaluation and merging over all that workers and daemons did.
     pub(super) review_share: f64,
+}
+
+/// The cores of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cores {
+    pub(super) there: usize,
+    /// Those that the workers can use, of one thread each.
+    pub(super) usable: usize,
+}
+
+impl Cores {
+    /// This machine's, for so many workers.
+    pub(super) fn for_workers(workers: usize) -> Result<Self> {
+        let there = std::thread::available_parallelism()?.get();
+        Ok(Self { there, usable: there.min(workers) })
+    }
+
+    /// Core seconds that workers could have had while others took some of all.
+    pub(super) fn available(&self, seconds: f64, others: f64) -> f64 {
+        let unusable = (self.there - self.usable) as f64 * seconds;
+        self.usable as f64 * seconds - (others - unusable).max(0.0)
+    }
 }
 
 /// What the workers alone do, and what is measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Basis {
     pub(super) alone_tokens_per_s: f64,
+    pub(super) alone_tokens_per_core_s: f64,
     pub(super) step_tokens: f64,
-    /// Cores that the workers can use.
-    pub(super) cores: usize,
-    /// Cores that there are.
-    pub(super) machine_cores: usize,
+    pub(super) cores: Cores,
     /// The warm-up round; the window begins with its training's end.
     pub(super) first_round: u32,
     pub(super) last_round: u32,
@@ -128,7 +152,7 @@ impl Account {
         let daemons = (after.daemons_ms - before.daemons_ms) / 1_000.0;
         let busy = (after.busy_ms - before.busy_ms) / 1_000.0;
         let mut cores = CoreSeconds {
-            all: seconds * basis.machine_cores as f64,
+            all: seconds * basis.cores.there as f64,
             training: spent(&[Kind::Train]),
             deltas: spent(&[Kind::Compress]),
             replay: spent(&[Kind::Replay]),
@@ -144,16 +168,18 @@ impl Account {
 
         let (steps, taken) = steps(jobs, basis);
         let tokens = steps as f64 * basis.step_tokens;
-        let left = seconds - review / basis.cores as f64;
-        ensure!(left > 0.0 && ours > 0.0, "nothing was measured");
+        let available = basis.cores.available(seconds, cores.others);
+        let alone = |core_seconds: f64| basis.alone_tokens_per_core_s * core_seconds;
+        ensure!(available > review && ours > 0.0, "nothing was measured");
         Ok(Self {
             seconds,
             core_seconds: cores,
             steps,
             steps_again: taken.saturating_sub(steps),
             cpu_ms_per_step: cores.training * 1_000.0 / taken.max(1) as f64,
-            over_alone: tokens / (basis.alone_tokens_per_s * seconds),
-            over_alone_without_review: tokens / (basis.alone_tokens_per_s * left),
+            over_alone_by_the_clock: tokens / (basis.alone_tokens_per_s * seconds),
+            over_alone: tokens / alone(available),
+            over_alone_without_review: tokens / alone(available - review),
             review_share: review / ours,
         })
     }
@@ -187,7 +213,7 @@ fn steps(jobs: &[Vec<Job>], basis: &Basis) -> (u64, u64) {
 }
 
 /// The counters at a moment, between two samples in proportion.
-fn at(samples: &[Sample], at_ms: u64) -> Result<Sample> {
+pub(super) fn at(samples: &[Sample], at_ms: u64) -> Result<Sample> {
     let after = samples.iter().position(|sample| sample.at_ms >= at_ms);
     let after = after.context("the counters were not read for long enough")?;
     let (Some(before), Some(after)) = (samples.get(after.saturating_sub(1)), samples.get(after))
@@ -212,9 +238,9 @@ mod tests {
 
     const BASIS: Basis = Basis {
         alone_tokens_per_s: 100.0,
+        alone_tokens_per_core_s: 60.0,
         step_tokens: 10.0,
-        cores: 2,
-        machine_cores: 2,
+        cores: Cores { there: 2, usable: 2 },
         first_round: 1,
         last_round: 2,
     };
@@ -273,8 +299,8 @@ mod tests {
         let sample = |at_ms, daemons_ms, busy_ms| Sample { at_ms, daemons_ms, busy_ms };
         let samples = [
             sample(0, 0.0, 0.0),
-            sample(20_000, 1_000.0, 25_000.0),
-            sample(40_000, 3_000.0, 60_000.0),
+            sample(20_000, 1_000.0, 22_000.0),
+            sample(40_000, 3_000.0, 73_000.0),
         ];
         let window = window(&jobs, &BASIS).expect("trained");
         let account = Account::of(&jobs, &samples, window, &BASIS).expect("measured");
@@ -283,15 +309,24 @@ mod tests {
         // Half of the replay is before the window, the last evaluation after it.
         assert_eq!((cores.replay, cores.evaluation, cores.merging), (1.0, 2.0, 1.0));
         assert_eq!((cores.deltas, cores.starting, cores.daemons), (1.0, 2.0, 1.5));
-        assert_eq!((cores.all, cores.idle), (40.0, 40.0 - 30.0));
-        // What is left of the 30 s in which the machine was busy is somebody else's.
-        assert_eq!(cores.others, 30.0 - 31.5_f64.min(30.0));
+        // Of the 36.5 s in which the machine was busy 31.5 are ours.
+        assert_eq!((cores.all, cores.others, cores.idle), (40.0, 5.0, 3.5));
         // Of 100 steps of the first member's, ten were taken again.
         assert_eq!((account.steps, account.steps_again), (90 + 80, 10));
-        assert!((account.over_alone - 1_700.0 / 2_000.0).abs() < 1e-9);
-        // Review took four core seconds: two of the twenty.
-        assert!((account.over_alone_without_review - 1_700.0 / 1_800.0).abs() < 1e-9);
+        assert!((account.over_alone_by_the_clock - 1_700.0 / 2_000.0).abs() < 1e-9);
+        // Of 40 core seconds others took five, and review four.
+        assert!((account.over_alone - 1_700.0 / (60.0 * 35.0)).abs() < 1e-9);
+        assert!((account.over_alone_without_review - 1_700.0 / (60.0 * 31.0)).abs() < 1e-9);
         assert!((account.review_share - 4.0 / 31.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn only_others_on_cores_that_the_workers_need_are_in_the_way() {
+        let cores = Cores { there: 8, usable: 4 };
+        assert_eq!(
+            [0.0, 40.0, 45.0].map(|others| cores.available(10.0, others)),
+            [40.0, 40.0, 35.0]
+        );
     }
 
     #[test]

@@ -12,10 +12,13 @@ use protocol::model::{ModelSpec, RoundParameters};
 use protocol::worker::{FileName, InnerRun, ModelFiles, TrainJob, WorkerOutcome, WorkerRequest};
 use serde::Serialize;
 use tokio::process::Command;
+use tokio::time::sleep;
 
+use super::account::{self, Cores, Sample};
 use super::record::{self, Job, Kind};
 use super::site::metered;
 use crate::corpus::Corpus;
+use crate::network::process::LOOK;
 use crate::worker_client::Worker;
 use crate::workspace::Workspace;
 
@@ -28,6 +31,10 @@ const TRAINED: &str = "trained.safetensors";
 pub(super) struct Alone {
     /// Bytes of text trained on a second, by all together while all trained.
     pub(super) tokens_per_s: f64,
+    /// In a second of one core, of those that other programs left.
+    pub(super) tokens_per_core_s: f64,
+    /// Core seconds that other programs took meanwhile, over all.
+    pub(super) others_share: f64,
     /// Processor time of an inner step, in milliseconds.
     pub(super) cpu_ms_per_step: f64,
 }
@@ -74,7 +81,13 @@ pub(super) async fn measure(
             other => bail!("the worker answered something else: {other:?}"),
         }
     });
-    futures::future::try_join_all(runs).await?;
+    let mut samples = Vec::new();
+    let runs = futures::future::try_join_all(runs);
+    tokio::select! {
+        done = runs => drop(done?),
+        failed = watch(&mut samples) => failed?,
+    }
+    samples.push(super::sample(&[])?);
     for worker in workers {
         worker.stop().await?;
     }
@@ -84,7 +97,15 @@ pub(super) async fn measure(
         jobs.extend(done.into_iter().filter(|job| job.task.kind == Kind::Train));
     }
     ensure!(jobs.len() == requests.len(), "the records of the workers are not whole");
-    rate(&jobs, training.step_tokens())
+    rate(&jobs, &samples, &Cores::for_workers(jobs.len())?, training.step_tokens())
+}
+
+/// Reads the machine's counters until it is dropped.
+async fn watch(samples: &mut Vec<Sample>) -> Result<()> {
+    loop {
+        samples.push(super::sample(&[])?);
+        sleep(LOOK).await;
+    }
 }
 
 /// Starts a metered worker in a directory of its own; its record lies beside it.
@@ -132,7 +153,7 @@ fn request(training: &Training<'_>, index: usize, directory: &Path) -> Result<Wo
 }
 
 /// What all did until the first was done: after that the others have the cores to themselves.
-fn rate(jobs: &[Job], step_tokens: f64) -> Result<Alone> {
+fn rate(jobs: &[Job], samples: &[Sample], cores: &Cores, step_tokens: f64) -> Result<Alone> {
     let begin = jobs.iter().map(|job| job.begin_ms).min().context("nobody trained")?;
     let ends = jobs.iter().filter_map(|job| job.progress.last()).map(|(at, _)| *at);
     let end = ends.min().context("nobody trained")?;
@@ -140,8 +161,15 @@ fn rate(jobs: &[Job], step_tokens: f64) -> Result<Alone> {
     let steps: f64 = jobs.iter().map(|job| job.done_at(end)).sum();
     let all: f64 = jobs.iter().filter_map(Job::steps).map(|(_, last)| last as f64).sum();
     let cpu: f64 = jobs.iter().map(|job| job.cpu_ms as f64).sum();
+    let busy = account::at(samples, end)?.busy_ms - account::at(samples, begin)?.busy_ms;
+    let ours: f64 = jobs.iter().map(|job| job.cpu_within(begin, end)).sum();
+    let (seconds, others) = ((end - begin) as f64 / 1_000.0, (busy - ours).max(0.0) / 1_000.0);
+    let available = cores.available(seconds, others);
+    ensure!(available > 0.0, "other programs left nothing of the cores");
     Ok(Alone {
-        tokens_per_s: steps * step_tokens * 1_000.0 / (end - begin) as f64,
+        tokens_per_s: steps * step_tokens / seconds,
+        tokens_per_core_s: steps * step_tokens / available,
+        others_share: others / (seconds * cores.there as f64),
         cpu_ms_per_step: cpu / all.max(1.0),
     })
 }
@@ -163,9 +191,15 @@ mod tests {
             progress,
         };
         let jobs = [job(vec![(2_000, 1), (3_000, 2)]), job(vec![(3_000, 1), (3_500, 2)])];
-        let alone = rate(&jobs, 10.0).expect("trained");
+        let sample = |at_ms, busy_ms| Sample { at_ms, daemons_ms: 0.0, busy_ms };
+        // Two seconds of two cores were used, of which the workers have 50 ms.
+        let samples = [sample(0, 0.0), sample(1_000, 0.0), sample(3_000, 1_050.0)];
+        let cores = Cores { there: 2, usable: 2 };
+        let rate = |jobs: &[Job]| rate(jobs, &samples, &cores, 10.0);
+        let alone = rate(&jobs).expect("trained");
         assert_eq!((alone.tokens_per_s, alone.cpu_ms_per_step), (15.0, 50.0));
-        assert!(rate(&[], 10.0).is_err());
-        assert!(rate(&[job(Vec::new())], 10.0).is_err());
+        assert_eq!((alone.tokens_per_core_s, alone.others_share), (10.0, 0.25));
+        assert!(rate(&[]).is_err());
+        assert!(rate(&[job(Vec::new())]).is_err());
     }
 }

@@ -3,9 +3,9 @@
 //! Four real daemons with real workers train a model together, and before and after that the same
 //! four workers train alone, at the same time, on the same cores: same model, batch, inner steps,
 //! threads and niceness ([`alone`]). Both are told in tokens a second, which here are bytes of text.
-//! The ratio is given twice: as it is, and without the time in which the cores were busy with
-//! review, replay, evaluation and merging ([`account`] has the definition), whose share of all that
-//! workers and daemons compute is printed beside it.
+//! The ratio is given as it is, and without what review, replay, evaluation and merging took of the
+//! cores ([`account`] has the definitions), whose share of all that workers and daemons compute is
+//! printed beside it.
 //!
 //! Every node sends blobs (deltas, heads, states) at 110 Mb/s at most, by the daemon's own limit.
 //! What it receives is not limited by any setting: from three others that send at 110 Mb/s each
@@ -32,14 +32,14 @@ use protocol::api::{Round, RoundPhase};
 use protocol::model::{Architecture, RoundParameters};
 use tokio::time::{Instant, sleep};
 
-use self::account::{Account, Basis, Sample};
+use self::account::{Account, Basis, Cores, Sample};
 use self::alone::{Alone, Training};
 use self::report::Report;
 use self::site::{NODES, Setting, Site};
 use crate::bench::process;
 use crate::blobs::conclude;
 use crate::corpus;
-use crate::network::process::LOOK;
+use crate::network::process::{LOOK, NodeProcess};
 use crate::network::stop_asked;
 use crate::workspace::Workspace;
 
@@ -59,15 +59,19 @@ const TRAIN_MS: u32 = 900_000;
 /// A round must move on within this.
 const ROUND_MAX: Duration = Duration::from_secs(300);
 
+/// How the figures are defined.
+const HELP: &str = "\
+The window: from the end of the last member's training for the warm-up round to that for the last
+round. Over alone: text trained on in it over what the same workers alone train in as many core
+seconds, without those that other programs took, on both sides. Without review: also without the
+core seconds of review, replay, evaluation and merging. Review's share: these over all that workers
+and daemons compute.
+
+Aims: without review at least 0.90; review at most 10 % with at least 150 inner steps.";
+
 /// What is measured.
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_long_help = "The window: from the end of the last member's training for the warm-up \
-round to that for the last round. Without review: inner steps of the measured rounds over what the \
-same workers alone take in the window less the seconds in which the cores were busy with review, \
-replay, evaluation and merging (their core seconds over the cores). Aims: at least 0.90 of that, \
-and review at most 10 % of what workers and daemons compute, with at least 150 inner steps."
-)]
+#[command(after_long_help = HELP)]
 pub struct Options {
     /// Rounds measured, after one of warm-up.
     #[arg(long, default_value_t = 5)]
@@ -152,12 +156,12 @@ async fn measure(workspace: &Workspace, options: &Options) -> Result<Report> {
     stopped?;
     let after = alone(workspace, &training, &folder.join("alone")).await?;
 
-    let machine_cores = std::thread::available_parallelism()?.get();
+    let mean = |of: fn(&Alone) -> f64| f64::midpoint(of(&before), of(&after));
     let basis = Basis {
-        alone_tokens_per_s: (before.tokens_per_s + after.tokens_per_s) / 2.0,
+        alone_tokens_per_s: mean(|alone| alone.tokens_per_s),
+        alone_tokens_per_core_s: mean(|alone| alone.tokens_per_core_s),
         step_tokens: training.step_tokens(),
-        cores: machine_cores.min(NODES),
-        machine_cores,
+        cores: Cores::for_workers(NODES)?,
         first_round: 1,
         last_round: 1 + options.rounds,
     };
@@ -187,7 +191,7 @@ async fn rounds(
     site.open(0, count, parameters).await?;
     let (mut samples, mut shown, mut moved) = (Vec::new(), Vec::new(), Instant::now());
     loop {
-        samples.push(sample(site)?);
+        samples.push(sample(&site.network.nodes)?);
         let rounds = site.rounds(0, 1).await?;
         let phases: Vec<RoundPhase> = rounds.iter().map(|round| round.phase).collect();
         if phases != shown {
@@ -197,7 +201,7 @@ async fn rounds(
         }
         let finished = rounds.iter().filter(|round| round.phase.is_finished()).count();
         if u32::try_from(finished)? >= count {
-            samples.push(sample(site)?);
+            samples.push(sample(&site.network.nodes)?);
             return Ok((samples, rounds));
         }
         ensure!(moved.elapsed() < ROUND_MAX, "no round has moved for {} s", ROUND_MAX.as_secs());
@@ -209,9 +213,10 @@ fn said(round: &Round) -> String {
     format!("round {} {:?}", round.round, round.phase).to_lowercase()
 }
 
-fn sample(site: &Site) -> Result<Sample> {
+/// The counters now.
+fn sample(nodes: &[NodeProcess]) -> Result<Sample> {
     let mut daemons_ms = 0.0;
-    for node in &site.network.nodes {
+    for node in nodes {
         let pid = node.pid().with_context(|| format!("{} does not run", node.name()))?;
         daemons_ms += process::cpu(pid)?.as_secs_f64() * 1_000.0;
     }

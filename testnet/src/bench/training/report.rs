@@ -38,6 +38,8 @@ pub(super) struct Report {
     window: Account,
     tokens_per_s: f64,
     alone_tokens_per_s: f64,
+    alone_tokens_per_core_s: f64,
+    over_alone_by_the_clock: f64,
     over_alone: f64,
     over_alone_without_review: f64,
     review_share: f64,
@@ -57,7 +59,7 @@ impl Report {
         let mut report = Self {
             scale: "toy scale: says nothing about larger models",
             nodes: super::NODES,
-            cores: basis.cores,
+            cores: basis.cores.usable,
             parameters: spec.parameters(),
             steps: options.steps,
             tokens_per_step: basis.step_tokens,
@@ -71,6 +73,8 @@ impl Report {
             alone_after,
             tokens_per_s: window.steps as f64 * basis.step_tokens / window.seconds,
             alone_tokens_per_s: basis.alone_tokens_per_s,
+            alone_tokens_per_core_s: basis.alone_tokens_per_core_s,
+            over_alone_by_the_clock: window.over_alone_by_the_clock,
             over_alone: window.over_alone,
             over_alone_without_review: window.over_alone_without_review,
             review_share: window.review_share,
@@ -117,13 +121,33 @@ impl Report {
             self.scale,
         );
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "tokens/s", "ms a step"]);
-        let mut row = |name: &str, speed: f64, cpu: f64| {
-            table.add_row([name.to_owned(), format!("{speed:.0}"), format!("{cpu:.1}")]);
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header([
+            "",
+            "tokens/s",
+            "tokens/s of a core",
+            "ms a step",
+            "other programs, %",
+        ]);
+        let mut row = |name: &str, speeds: [f64; 3], others: f64| {
+            let [speed, of_core, cpu] = speeds;
+            table.add_row([
+                name.to_owned(),
+                format!("{speed:.0}"),
+                format!("{of_core:.0}"),
+                format!("{cpu:.1}"),
+                format!("{:.1}", 100.0 * others),
+            ]);
         };
-        row("alone, before", self.alone_before.tokens_per_s, self.alone_before.cpu_ms_per_step);
-        row("alone, after", self.alone_after.tokens_per_s, self.alone_after.cpu_ms_per_step);
-        row("the network", self.tokens_per_s, self.window.cpu_ms_per_step);
+        for (name, alone) in
+            [("alone, before", &self.alone_before), ("alone, after", &self.alone_after)]
+        {
+            let speeds = [alone.tokens_per_s, alone.tokens_per_core_s, alone.cpu_ms_per_step];
+            row(name, speeds, alone.others_share);
+        }
+        let of_core = self.over_alone * self.alone_tokens_per_core_s;
+        let cores = &self.window.core_seconds;
+        let speeds = [self.tokens_per_s, of_core, self.window.cpu_ms_per_step];
+        row("the network", speeds, cores.others / cores.all);
         println!("{table}");
         self.print_cores();
         println!(
@@ -135,9 +159,10 @@ impl Report {
             self.window.steps_again,
             self.window.steps + self.window.steps_again,
         );
-        println!("over alone, as it is:      {:.3}", self.over_alone);
-        println!("over alone without review: {:.3}", self.over_alone_without_review);
-        println!("review's share:            {:.1} %", 100.0 * self.review_share);
+        println!("over alone, by the clock:            {:.3}", self.over_alone_by_the_clock);
+        println!("over alone, without other programs:  {:.3}", self.over_alone);
+        println!("over alone, without review as well:  {:.3}", self.over_alone_without_review);
+        println!("review's share:                      {:.1} %", 100.0 * self.review_share);
     }
 
     fn print_cores(&self) {
@@ -172,13 +197,19 @@ mod tests {
     use super::*;
 
     fn report(steps: u32, over: f64, share: f64) -> Report {
-        let alone = Alone { tokens_per_s: 1.0, cpu_ms_per_step: 1.0 };
+        let alone = Alone {
+            tokens_per_s: 1.0,
+            tokens_per_core_s: 1.0,
+            others_share: 0.0,
+            cpu_ms_per_step: 1.0,
+        };
         let window = Account {
             seconds: 1.0,
             core_seconds: Default::default(),
             steps: 1,
             steps_again: 0,
             cpu_ms_per_step: 1.0,
+            over_alone_by_the_clock: over,
             over_alone: over - 0.1,
             over_alone_without_review: over,
             review_share: share,
@@ -200,6 +231,8 @@ mod tests {
             alone_after: alone,
             tokens_per_s: 1.0,
             alone_tokens_per_s: 1.0,
+            alone_tokens_per_core_s: 1.0,
+            over_alone_by_the_clock: over,
             over_alone: window.over_alone,
             over_alone_without_review: over,
             review_share: share,

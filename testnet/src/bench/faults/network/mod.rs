@@ -38,7 +38,7 @@ use crate::workspace::Workspace;
 const ARCHITECTURE: Architecture =
     Architecture::BytesGpt { layers: 2, width: 64, heads: 2, context: 128 };
 /// Inner steps of a round: some seconds.
-const STEPS: u32 = 60;
+const STEPS: u32 = 80;
 /// Rounds opened beside one for each kill: those that end while a node catches up.
 const ROUNDS_SPARE: u32 = 2;
 /// How often the victim's worker is looked at before a kill.

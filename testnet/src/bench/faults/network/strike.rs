@@ -52,7 +52,7 @@ impl Moment {
     /// Longest wait into the moment: about as long as it lasts, so that its whole is hit.
     const fn wait_ms_max(self) -> u64 {
         match self {
-            Self::Training => 4_000,
+            Self::Training => 2_000,
             Self::Reviewing => 1_000,
             Self::Showing | Self::Merging | Self::Between => 250,
         }
