@@ -81,7 +81,7 @@ pub(super) async fn measure(
             other => bail!("the worker answered something else: {other:?}"),
         }
     });
-    let mut samples = Vec::new();
+    let mut samples = vec![super::sample(&[])?];
     let runs = futures::future::try_join_all(runs);
     tokio::select! {
         done = runs => drop(done?),
@@ -103,8 +103,8 @@ pub(super) async fn measure(
 /// Reads the machine's counters until it is dropped.
 async fn watch(samples: &mut Vec<Sample>) -> Result<()> {
     loop {
-        samples.push(super::sample(&[])?);
         sleep(LOOK).await;
+        samples.push(super::sample(&[])?);
     }
 }
 
