@@ -5,7 +5,7 @@
 //! every round and coming back for the next. A lost delta stays in its author's error feedback
 //! where there is one; who dies loses what it trained in that round and nothing else.
 //!
-//! With `--network` instead real nodes are killed, see [`network`].
+//! With `--network` instead real nodes are killed, see `network`.
 
 mod network;
 mod report;
@@ -77,4 +77,23 @@ fn on_network(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
         }
     })?;
     conclude(options.json, &report, report.missed(), || report.print())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arguments::Arguments;
+
+    #[test]
+    fn kills_are_of_a_network_and_seeds_of_a_simulation() {
+        let parses = |line: &str| {
+            let words = ["ayni-testnet", "bench", "faults"].into_iter().chain(line.split(' '));
+            Arguments::from_line(words.filter(|word| !word.is_empty()).map(Into::into)).is_ok()
+        };
+        for line in ["", "--seeds 2 --json", "--network", "--network --kills 9 --seed 2"] {
+            assert!(parses(line), "{line}");
+        }
+        for line in ["--kills 9", "--seed 2", "--network --seeds 2", "--network --short"] {
+            assert!(!parses(line), "{line}");
+        }
+    }
 }

@@ -2,9 +2,9 @@
 //!
 //! Four real daemons with real workers train a model together, and before and after that the same
 //! four workers train alone, at the same time, on the same cores: same model, batch, inner steps,
-//! threads and niceness ([`alone`]). Both are told in tokens a second, which here are bytes of text.
+//! threads and niceness (`alone`). Both are told in tokens a second, which here are bytes of text.
 //! The ratio is given as it is, and without what review, replay, evaluation and merging took of the
-//! cores ([`account`] has the definitions), whose share of all that workers and daemons compute is
+//! cores (`account` has the definitions), whose share of all that workers and daemons compute is
 //! printed beside it.
 //!
 //! Every node sends blobs (deltas, heads, states) at 110 Mb/s at most, by the daemon's own limit.

@@ -15,6 +15,8 @@ use super::{Options, UPLOAD_BITS_PER_S};
 const OVER_ALONE_MIN: f64 = 0.90;
 /// Most that review may take, from [`REVIEW_STEPS_MIN`] inner steps on.
 const REVIEW_SHARE_MAX: f64 = 0.10;
+/// Of what other programs took, from where on they are told of: they share caches and memory, too.
+const OTHERS_SHARE_MAX: f64 = 0.05;
 /// Fewer inner steps have less to divide a review by.
 const REVIEW_STEPS_MIN: u32 = 150;
 
@@ -189,6 +191,9 @@ impl Report {
         }
         println!("{table}");
         println!("{:.1} s of {:.0} cores", self.window.seconds, cores.all / self.window.seconds);
+        if cores.others > OTHERS_SHARE_MAX * cores.all {
+            println!("other programs were in the way: better measured on an idle machine");
+        }
     }
 }
 

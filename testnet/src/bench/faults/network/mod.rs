@@ -163,6 +163,15 @@ impl Storm {
         self.hear(self.turn, &rounds)
     }
 
+    /// Looks at the rounds until it is time.
+    async fn look_until(&mut self, when: Instant) -> Result<()> {
+        while Instant::now() < when {
+            self.look().await?;
+            sleep_until(when.min(Instant::now() + GLANCE * GLANCES)).await;
+        }
+        Ok(())
+    }
+
     fn hear(&mut self, node: usize, rounds: &[Round]) -> Result<()> {
         let now = Instant::now();
         for round in rounds.iter().filter(|round| round.head.is_some()) {
@@ -181,7 +190,9 @@ impl Storm {
     /// One kill, up to the next certified round.
     async fn strike(&mut self, strike: &Strike) -> Result<Kill> {
         self.await_moment(strike).await?;
-        sleep(strike.wait).await;
+        // With a look right before the kill: what was certified earlier does not come after it.
+        self.look_until(Instant::now() + strike.wait).await?;
+        self.look().await?;
         let victim = strike.victim;
         let height = self.site.node(victim)?.client.status().await?.height;
         let at = Instant::now();
@@ -209,10 +220,7 @@ impl Storm {
     /// which it comes back.
     async fn bring_back(&mut self, victim: usize, when: Instant) -> Result<Height> {
         self.down = Some(victim);
-        while Instant::now() < when {
-            self.look().await?;
-            sleep_until(when.min(Instant::now() + GLANCE * GLANCES)).await;
-        }
+        self.look_until(when).await?;
         self.node(victim)?.spawn()?;
         let deadline = Instant::now() + PATIENCE;
         loop {

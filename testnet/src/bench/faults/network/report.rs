@@ -124,7 +124,8 @@ impl Report {
         check(lost.is_empty(), format!("no committed work is lost: {}", lost.join("; ")));
         check(self.heads_agree, "all nodes have the same head at the end".into());
         let held = self.heads_held;
-        check(held == self.nodes, format!("every node holds the last head: {held} of them do"));
+        let quorum = 3 * held > 2 * self.nodes;
+        check(quorum, format!("more than two thirds hold the last head: {held} of them do"));
         check(self.double_signs == 0, format!("{} double signatures", self.double_signs));
         // A run in which nothing became final could lose nothing.
         let certified = self.rounds_certified;
@@ -176,7 +177,10 @@ impl Report {
         let [least, median, most] = self.next_round_s;
         println!("next certified round after a kill: {median:.1} s ({least:.1} to {most:.1})");
         println!("tokens integrated over computed:   {:.3}", self.integrated_over_computed);
-        println!("heads agree on all nodes:          {}", self.heads_agree);
+        println!(
+            "heads agree on all nodes:          {} ({} of {} hold the last one)",
+            self.heads_agree, self.heads_held, self.nodes
+        );
         println!("committed work lost:               {}", self.committed_work_lost.len());
     }
 }
@@ -217,7 +221,7 @@ mod tests {
         for bad in [
             Found { lost: vec!["round 1".into()], ..found() },
             Found { heads_agree: false, ..found() },
-            Found { heads_held: NODES - 1, ..found() },
+            Found { heads_held: NODES * 2 / 3, ..found() },
             Found { double_signs: 1, ..found() },
             Found { certified: 2, ..found() },
             Found { paid_micro: 0, ..found() },
