@@ -39,7 +39,7 @@ use self::site::{NODES, Setting, Site};
 use crate::bench::process;
 use crate::blobs::conclude;
 use crate::corpus;
-use crate::network::process::{LOOK, NodeProcess};
+use crate::network::process::NodeProcess;
 use crate::network::stop_asked;
 use crate::workspace::Workspace;
 
@@ -56,6 +56,8 @@ const ARCHITECTURE: Architecture =
     Architecture::BytesGpt { layers: 2, width: 128, heads: 4, context: 128 };
 /// Nobody is to be late: what deadlines cost is not measured here.
 const TRAIN_MS: u32 = 900_000;
+/// How often rounds and counters are looked at: seldom, because whom is asked is measured.
+const GLANCE: Duration = Duration::from_secs(1);
 /// A round must move on within this.
 const ROUND_MAX: Duration = Duration::from_secs(300);
 
@@ -205,7 +207,7 @@ async fn rounds(
             return Ok((samples, rounds));
         }
         ensure!(moved.elapsed() < ROUND_MAX, "no round has moved for {} s", ROUND_MAX.as_secs());
-        sleep(LOOK).await;
+        sleep(GLANCE).await;
     }
 }
 

@@ -21,7 +21,7 @@ use protocol::transaction::Capabilities;
 use super::record::{self, Job};
 use crate::corpus::{self, Corpus};
 use crate::network::process::NodeProcess;
-use crate::network::{Plan, Validators};
+use crate::network::{PATIENCE, Plan, Validators};
 use crate::workspace::Workspace;
 
 /// Nodes, each with a worker: the members of every round.
@@ -103,6 +103,10 @@ impl Site {
         publish(&network, &setting.corpus).await?;
         let first = network.nodes.first().context("a network has nodes")?;
         let spec = create(first, setting).await?;
+        let height = first.client.status().await?.height;
+        for node in &network.nodes {
+            node.wait_status("the model", PATIENCE, |s| s.height >= height).await?;
+        }
         Ok(Self { network, spec, records })
     }
 
