@@ -300,7 +300,7 @@ impl Storm {
             ensure!(moved.0.elapsed() < ROUND_MAX, "no round in {} s", ROUND_MAX.as_secs());
             sleep(GLANCE * GLANCES).await;
         }
-        let height = self.site.network.check_agreement().await?;
+        let (height, blocks_agree) = self.tip().await?;
         let mut heads = Vec::new();
         for index in 0..NODES {
             let rounds = self.site.rounds(index, 1).await?;
@@ -308,9 +308,12 @@ impl Storm {
             self.committed.check(&name, &rounds);
             heads.push(self.site.node(index)?.client.model(&self.site.model().into()).await?);
         }
-        let mut double_signs = 0;
+        let (mut double_signs, mut conserved, mut pending) = (0, true, Vec::new());
         for node in &self.site.network.nodes {
-            double_signs = node.client.audit().await?.double_signs.max(double_signs);
+            let audit = node.client.audit().await?;
+            double_signs = audit.double_signs.max(double_signs);
+            conserved &= audit.credits_conserved;
+            pending.push(node.client.status().await?.mempool_transactions);
         }
         let rounds = self.site.rounds(0, 1).await?;
         let work = self.work(&rounds)?;
@@ -325,9 +328,26 @@ impl Storm {
             heads_agree: heads.iter().all(|model| model.head_id == first.head_id),
             heads_held: heads.iter().filter(|model| model.head_held).count(),
             height,
+            blocks_agree,
+            conserved,
+            pending,
             double_signs,
             seconds: started.elapsed().as_secs_f64(),
         }))
+    }
+
+    /// A last block, and whether all nodes have the same there: its header names the state of all.
+    async fn tip(&self) -> Result<(Height, bool)> {
+        let mut tip = Height::new(0);
+        for node in &self.site.network.nodes {
+            tip = tip.max(node.client.status().await?.height);
+        }
+        let mut hashes = Vec::new();
+        for node in &self.site.network.nodes {
+            node.wait_status("the last block", PATIENCE, |s| s.height >= tip).await?;
+            hashes.push(node.client.block(tip).await?.summary.hash);
+        }
+        Ok((tip, hashes.windows(2).all(|pair| pair.first() == pair.last())))
     }
 
     /// What was trained, and what came of it.

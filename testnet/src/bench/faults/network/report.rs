@@ -58,6 +58,10 @@ pub(super) struct Found {
     pub(super) heads_agree: bool,
     pub(super) heads_held: usize,
     pub(super) height: Height,
+    pub(super) blocks_agree: bool,
+    pub(super) conserved: bool,
+    /// Transactions that are still pending, by node.
+    pub(super) pending: Vec<u32>,
     pub(super) double_signs: u64,
     pub(super) seconds: f64,
 }
@@ -77,7 +81,10 @@ pub(in crate::bench::faults) struct Report {
     /// Least, median and most.
     next_round_s: [f64; 3],
     integrated_over_computed: f64,
+    transactions_pending: Vec<u32>,
     double_signs: u64,
+    credits_conserved: bool,
+    blocks_agree: bool,
     heads_agree: bool,
     heads_held: usize,
     committed_work_lost: Vec<String>,
@@ -102,7 +109,10 @@ impl Report {
             work: found.work,
             height: found.height,
             seconds: found.seconds,
+            transactions_pending: found.pending,
             double_signs: found.double_signs,
+            credits_conserved: found.conserved,
+            blocks_agree: found.blocks_agree,
             heads_agree: found.heads_agree,
             heads_held: found.heads_held,
             committed_work_lost: found.lost,
@@ -122,6 +132,8 @@ impl Report {
         };
         let lost = &self.committed_work_lost;
         check(lost.is_empty(), format!("no committed work is lost: {}", lost.join("; ")));
+        check(self.blocks_agree, "all nodes have the same last block".into());
+        check(self.credits_conserved, "credits are conserved".into());
         check(self.heads_agree, "all nodes have the same head at the end".into());
         let held = self.heads_held;
         let quorum = 3 * held > 2 * self.nodes;
@@ -174,6 +186,7 @@ impl Report {
             computed - once,
             share(computed - once)
         );
+        println!("transactions still pending, by node: {:?}", self.transactions_pending);
         let [least, median, most] = self.next_round_s;
         println!("next certified round after a kill: {median:.1} s ({least:.1} to {most:.1})");
         println!("tokens integrated over computed:   {:.3}", self.integrated_over_computed);
@@ -208,6 +221,9 @@ mod tests {
             heads_agree: true,
             heads_held: NODES,
             height: Height::new(9),
+            blocks_agree: true,
+            conserved: true,
+            pending: vec![0; NODES],
             double_signs: 0,
             seconds: 1.0,
         }
@@ -221,6 +237,8 @@ mod tests {
         for bad in [
             Found { lost: vec!["round 1".into()], ..found() },
             Found { heads_agree: false, ..found() },
+            Found { blocks_agree: false, ..found() },
+            Found { conserved: false, ..found() },
             Found { heads_held: NODES * 2 / 3, ..found() },
             Found { double_signs: 1, ..found() },
             Found { certified: 2, ..found() },
