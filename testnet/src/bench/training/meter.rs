@@ -2,7 +2,7 @@
 //! ended, and the processor time that it took.
 //!
 //! It starts the real worker as its child and relays frames both ways, unchanged; what it notes
-//! goes to a file ([`super::record`]). The production code knows nothing of it: to a daemon this
+//! goes to a file (`record`). The production code knows nothing of it: to a daemon this
 //! is a worker. Standard output belongs to the frames; nothing else is printed there.
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What a metered worker did, job by job: the lines that [`super::meter`] writes, and what they
+//! What a metered worker did, job by job: the lines that `meter` writes, and what they
 //! come to.
 //!
 //! **Invariant.** A job's end is its last sign of life: of a job that was killed, with the process
