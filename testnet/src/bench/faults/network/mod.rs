@@ -14,11 +14,12 @@ mod report;
 mod strike;
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use protocol::amount::Height;
-use protocol::api::Round;
+use protocol::api::{Round, Status};
 use protocol::model::{Architecture, RoundParameters};
 use protocol::review::Verdict;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -108,6 +109,14 @@ pub(super) async fn measure(workspace: &Workspace, options: &Options) -> Result<
     Ok(report)
 }
 
+/// The socket address in `/ip4/ADDRESS/udp/PORT/..`.
+fn udp(address: &str) -> Option<SocketAddrV4> {
+    let mut parts = address.split('/').skip(1);
+    let ip = (parts.next()? == "ip4").then(|| parts.next())??;
+    let port = (parts.next()? == "udp").then(|| parts.next())??;
+    Some(SocketAddrV4::new(ip.parse().ok()?, port.parse().ok()?))
+}
+
 struct Storm {
     site: Site,
     parameters: RoundParameters,
@@ -194,11 +203,14 @@ impl Storm {
         self.look_until(Instant::now() + strike.wait).await?;
         self.look().await?;
         let victim = strike.victim;
-        let height = self.site.node(victim)?.client.status().await?.height;
+        let Status { height, listen, .. } = self.site.node(victim)?.client.status().await?;
         let at = Instant::now();
         self.node(victim)?.kill().await?;
+        // Else another program's connection may get its port before it comes back.
+        let ports: Vec<UdpSocket> =
+            listen.iter().filter_map(|address| UdpSocket::bind(udp(address)?).ok()).collect();
         let in_hand = self.site.jobs_of(victim)?;
-        let back = self.bring_back(victim, at + strike.down).await?;
+        let back = self.bring_back(victim, at + strike.down, ports).await?;
         let answers_s = at.elapsed().as_secs_f64();
         ensure!(
             back >= height,
@@ -218,9 +230,15 @@ impl Storm {
 
     /// Starts a killed node again when it is time, looking at the others meanwhile; the height at
     /// which it comes back.
-    async fn bring_back(&mut self, victim: usize, when: Instant) -> Result<Height> {
+    async fn bring_back(
+        &mut self,
+        victim: usize,
+        when: Instant,
+        ports: Vec<UdpSocket>,
+    ) -> Result<Height> {
         self.down = Some(victim);
         self.look_until(when).await?;
+        drop(ports);
         self.node(victim)?.spawn()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -379,5 +397,19 @@ impl Storm {
             }
         }
         Ok(work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_found_in_addresses() {
+        let found = udp("/ip4/127.0.0.1/udp/4001/quic-v1").expect("an address");
+        assert_eq!(found.to_string(), "127.0.0.1:4001");
+        for other in ["/ip4/127.0.0.1/tcp/4001", "/ip6/::1/udp/1/quic-v1", "/ip4/x/udp/1", ""] {
+            assert!(udp(other).is_none(), "{other}");
+        }
     }
 }
