@@ -58,6 +58,9 @@ pub enum Command {
     Up(Network),
     /// A worker that poisons one round (started by the demo in place of `ayni-worker`).
     EvilWorker(evil_worker::Options),
+    /// A worker that writes down what it does (started by benchmarks in place of `ayni-worker`).
+    #[command(hide = true)]
+    MeterWorker(bench::training::meter::Options),
     /// Measure networks of real processes.
     Bench {
         /// What is measured.
@@ -99,6 +102,8 @@ pub enum Bench {
     Loss(bench::loss::Options),
     /// What lost deltas and dying members cost.
     Faults(bench::faults::Options),
+    /// What a network costs those who train, and what review costs.
+    Training(bench::training::Options),
 }
 
 /// The network to run.

@@ -37,6 +37,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Faults(options) } => {
             bench::faults::run(&Workspace::find()?, &options)
         }
+        Command::Bench { what: Bench::Training(options) } => {
+            bench::training::run(&Workspace::find()?, &options)
+        }
+        Command::MeterWorker(options) => bench::training::meter::run(&options),
         Command::Attack(options) => attack::run(&Workspace::find()?, &options),
         Command::Blobs { what } => blobs::run(&Workspace::find()?, &what),
         Command::Rot(options) => rot::run(&Workspace::find()?, &options),

@@ -5,3 +5,4 @@ pub mod faults;
 pub mod ledger;
 pub mod loss;
 pub(crate) mod process;
+pub mod training;

@@ -22,6 +22,17 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis(total * (1_000 / USER_HZ)))
 }
 
+/// Time that all cores together spent on anything, of the text of `/proc/stat`.
+pub(crate) fn busy(text: &str) -> Result<Duration> {
+    let fields: Vec<&str> = text.lines().next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| -> Result<u64> {
+        Ok(fields.get(at).context("/proc/stat is too short")?.parse()?)
+    };
+    // cpu user nice system idle iowait irq softirq: guests are within user.
+    let total = ticks(1)? + ticks(2)? + ticks(3)? + ticks(6)? + ticks(7)?;
+    Ok(Duration::from_millis(total * (1_000 / USER_HZ)))
+}
+
 /// The most memory that a process ever held, in KiB.
 pub(crate) fn peak_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
@@ -44,6 +55,13 @@ mod tests {
                 hash = blake3::hash(hash.as_bytes());
             }
         }
+    }
+
+    #[test]
+    fn waiting_is_not_busy() {
+        let text = "cpu  10 20 30 4000 500 6 7 0 0 0\ncpu0 1 2 3";
+        assert_eq!(busy(text).expect("whole"), Duration::from_millis(730));
+        assert!(busy("cpu  10 20").is_err());
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
 }
 
 /// A child killed by a signal counts as 128 + signal, as in a shell.
-fn exit_code(status: ExitStatus) -> ExitCode {
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
@@ -147,7 +147,7 @@ async fn pump(options: &Options, mut to_child: ChildStdin, from_child: ChildStdo
 }
 
 /// Reads frames in a task of its own, because reading one is not cancel-safe.
-fn reading<R>(mut reader: R) -> mpsc::Receiver<Result<Vec<u8>>>
+pub(crate) fn reading<R>(mut reader: R) -> mpsc::Receiver<Result<Vec<u8>>>
 where
     R: tokio::io::AsyncRead + Unpin + Send + 'static,
 {

@@ -60,7 +60,11 @@ pub(crate) struct Validators {
     ports: Vec<u16>,
 }
 
-fn genesis(plan: &Plan, identities: &[NodeIdentity]) -> Result<Genesis> {
+fn genesis(
+    plan: &Plan,
+    identities: &[NodeIdentity],
+    capabilities: Capabilities,
+) -> Result<Genesis> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let owner = |i: &NodeIdentity| GenesisAccount {
         key: i.account_key,
@@ -68,7 +72,6 @@ fn genesis(plan: &Plan, identities: &[NodeIdentity]) -> Result<Genesis> {
     };
     let signer =
         |index| GenesisAccount { key: accounts::key(index).public(), balance: accounts::BALANCE };
-    let capabilities = Capabilities { reviews: false, merges: false, hosts: true, validates: true };
     let genesis = Genesis {
         network: plan.name.to_owned(),
         time: TimestampMs::new(u64::try_from(now.as_millis())?),
@@ -117,20 +120,32 @@ fn config(ports: &[u16], index: usize) -> Config {
 impl Validators {
     /// Makes homes and starts the validators; returns when each sees all others and blocks flow.
     pub(crate) async fn start(workspace: &Workspace, plan: &Plan) -> Result<Self> {
+        let able = Capabilities { reviews: false, merges: false, hosts: true, validates: true };
+        Self::start_with(workspace, plan, able, plan.configure).await
+    }
+
+    /// The same with other capabilities, and a configuration that depends on more than the number
+    /// of the node.
+    pub(crate) async fn start_with(
+        workspace: &Workspace,
+        plan: &Plan,
+        capabilities: Capabilities,
+        mut configure: impl FnMut(usize, &mut Config),
+    ) -> Result<Self> {
         clear(&plan.folder)?;
         let secrets =
             (0..plan.validators).map(|_| draw_secrets()).collect::<Result<Vec<_>, _>>()?;
         let identities: Vec<_> = secrets.iter().map(NodeSecrets::identity).collect();
         let mut network = Self {
             nodes: Vec::new(),
-            genesis: genesis(plan, &identities)?,
+            genesis: genesis(plan, &identities, capabilities)?,
             folder: plan.folder.clone(),
             daemon: workspace.program("aynid")?,
             ports: free_ports(plan.validators)?,
         };
         for (index, keys) in secrets.iter().enumerate() {
             let mut config = config(&network.ports, index);
-            (plan.configure)(index, &mut config);
+            configure(index, &mut config);
             network.add(keys, config)?;
         }
         try_join_all(network.nodes.iter_mut().map(NodeProcess::start)).await?;

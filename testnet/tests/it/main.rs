@@ -4,5 +4,6 @@
 mod corpus;
 mod evil_relay;
 mod lockfile;
+mod meter;
 mod program;
 mod sim;
