@@ -148,6 +148,7 @@ impl Worker {
                 }
             };
             write_frame(output, &reply)?;
+            crate::allocator::give_back();
         }
     }
 

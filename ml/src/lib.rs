@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: networking, clocks in results, pickles and TorchScript.
 
+pub mod allocator;
 pub mod arithmetic;
 pub mod bench;
 pub mod checkpoint;

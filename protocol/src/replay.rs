@@ -1,13 +1,14 @@
 //! Replaying a slice of somebody's training: which one, what the author has to show for it, and
 //! what comes of it (design 7 and 10).
 //!
-//! The slice is drawn after the deltas were revealed, from the beacon that draws their panels, the
-//! same for every reviewer. A state is a blob that its leaf names, so only leaves and their places
+//! Whether a delta is replayed, and which slice, is drawn after the deltas were revealed, from the
+//! beacon that draws their panels, the same for every reviewer. A state is a blob that its leaf names, so only leaves and their places
 //! have to be proven. Only public data can be replayed, and only what is exact between equal
 //! fingerprints.
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::PPM;
 use crate::codec::Canonical;
 use crate::ids::{Beacon, ContentHash, ContributionId};
 use crate::merkle::{self, DEPTH_MAX, MerkleProof};
@@ -28,12 +29,21 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// The slice of a delta with so many steps.
-    pub fn draw(review_beacon: &Beacon, contribution: &ContributionId, steps: u32) -> Self {
+    /// The slice of a delta with so many steps; none if this delta is not to be replayed, of
+    /// which the chance is 1 - `replay_ppm`.
+    pub fn draw(
+        review_beacon: &Beacon,
+        contribution: &ContributionId,
+        steps: u32,
+        replay_ppm: u32,
+    ) -> Option<Self> {
         let parts: &[&[u8]] = &[contribution.as_bytes()];
-        let mut draw = Draw::new("ayni 2026 replayed slice v1", review_beacon, parts);
+        let mut draw = Draw::new("ayni 2026 replayed slice v2", review_beacon, parts);
+        if draw.below(PPM) >= u64::from(replay_ppm) {
+            return None;
+        }
         let from = u32::try_from(draw.below(u64::from(steps))).unwrap_or(0);
-        Self { from, steps: REPLAY_STEPS_MAX.min(steps.saturating_sub(from)) }
+        Some(Self { from, steps: REPLAY_STEPS_MAX.min(steps.saturating_sub(from)) })
     }
 
     /// Index of the state after its last step.
@@ -101,6 +111,8 @@ pub enum Replayed {
     NotExact,
     /// Not tried: private data went in.
     Private,
+    /// Not tried: this delta was not drawn.
+    NotDrawn,
 }
 
 impl Canonical for Replayed {
@@ -126,7 +138,11 @@ impl Replayed {
         match self {
             Self::Differs | Self::Unproven => Some(Verdict::Fault),
             Self::Silent => Some(Verdict::Unavailable),
-            Self::Same | Self::OtherFingerprint | Self::NotExact | Self::Private => None,
+            Self::Same
+            | Self::OtherFingerprint
+            | Self::NotExact
+            | Self::Private
+            | Self::NotDrawn => None,
         }
     }
 }
@@ -181,12 +197,25 @@ mod tests {
         let id = ContributionId::from_bytes([3; 32]);
         let mut seen = std::collections::BTreeSet::new();
         for tag in 0..200 {
-            let slice = Slice::draw(&Beacon::from_bytes([tag; 32]), &id, 30);
+            let slice = Slice::draw(&Beacon::from_bytes([tag; 32]), &id, 30, 1_000_000);
+            let slice = slice.expect("surely replayed");
             assert!(slice.steps >= 1 && slice.end() <= 30, "{slice:?}");
             seen.insert(slice.from);
         }
         assert!(seen.len() > 25, "every step may be asked for: {seen:?}");
-        assert_eq!(Slice::draw(&Beacon::default(), &id, 1), Slice { from: 0, steps: 1 });
+        let one = Slice::draw(&Beacon::default(), &id, 1, 1_000_000);
+        assert_eq!(one, Some(Slice { from: 0, steps: 1 }));
+    }
+
+    #[test]
+    fn as_many_are_replayed_as_the_chance_says() {
+        let id = ContributionId::from_bytes([3; 32]);
+        let drawn = |replay_ppm| {
+            let beacons = (0..200).map(|tag| Beacon::from_bytes([tag; 32]));
+            beacons.filter(|beacon| Slice::draw(beacon, &id, 30, replay_ppm).is_some()).count()
+        };
+        assert_eq!((drawn(0), drawn(1_000_000)), (0, 200));
+        assert!((10..=45).contains(&drawn(125_000)), "{}", drawn(125_000));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use ayni_ml::allocator::keep_freed;
 use ayni_ml::arithmetic::check_floats;
 use ayni_ml::bench::{self, Bench};
 use ayni_ml::files::JobDirectory;
@@ -62,6 +63,7 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     check_floats()?;
+    keep_freed();
     let figures = match &arguments.command {
         None => return serve(&arguments).map(|()| ExitCode::SUCCESS),
         Some(Command::Bench { bench }) => bench::run(bench)?,

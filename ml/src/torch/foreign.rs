@@ -1,5 +1,5 @@
-//! The only file of this crate with unsafe code: the bytes of a tensor's values without copying
-//! them, and loading a part of libtorch that the linker dropped.
+//! The only file of this crate with unsafe code beside `allocator`: the bytes of a tensor's values
+//! without copying them, and loading a part of libtorch that the linker dropped.
 #![expect(unsafe_code, reason = "neither can be done in another way")]
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};

@@ -216,6 +216,9 @@ pub struct RoundParameters {
     pub dead_zone_ppm: u32,
     /// A delta that surely worsens the loss by more than this (ppm) is a fault.
     pub fault_ppm: u32,
+    /// Chance, in ppm, that a delta's panel replays a slice of its training. A replay costs each
+    /// reviewer a state, twelve bytes for every parameter.
+    pub replay_ppm: u32,
     /// Longest time for joining.
     pub join_ms: u32,
     /// Longest time for training and committing.
@@ -267,6 +270,7 @@ impl Default for RoundParameters {
             review_windows: 128,
             dead_zone_ppm: 1_000,
             fault_ppm: 2_000,
+            replay_ppm: 125_000,
             join_ms: 20_000,
             train_ms: 120_000,
             submit_ms: 20_000,
@@ -341,6 +345,7 @@ impl RoundParameters {
             "fault_ppm",
             "above dead_zone_ppm, at most 1,000,000",
         )?;
+        require(self.replay_ppm <= ppm, "replay_ppm", "at most 1,000,000")?;
         for (field, value) in [
             ("join_ms", self.join_ms),
             ("train_ms", self.train_ms),

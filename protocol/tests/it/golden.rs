@@ -16,7 +16,7 @@ use crate::chain::{TestChain, genesis, parameters, spec};
 const EXPECT_DOCUMENTS: [&str; 10] = [
     "genesis 4a16e760dc9d5328",
     "specification 270111c3e2360b57",
-    "parameters 6244274f54421f08",
+    "parameters 9d265c3ca7a60a77",
     "head 0a2411b044b48d9e",
     "outer state bac0b2d57823a52e",
     "dataset f743892a54757593",
@@ -29,7 +29,7 @@ const EXPECT_TRANSACTIONS: [&str; 19] = [
     "transfer cd52c5a3b3ab95e4",
     "fund_node b38870609f4c4ef5",
     "register_model 942e8b93d92ee225",
-    "open_rounds c47a00fc0119f118",
+    "open_rounds 73dcdc51d2265960",
     "join_round 9ab0931714663197",
     "submit_commit b48f57ad284885a3",
     "review_commit 8140189cfc946ef3",

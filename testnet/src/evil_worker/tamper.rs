@@ -2,11 +2,12 @@
 //!
 //! In the poisoned round the training texts are replaced by copies with every byte `b` as
 //! `255 - b`, learned twice as fast and without error feedback: the delta is well-formed and
-//! teaches the opposite. From there to the next training
+//! teaches the opposite. Asked for its states it runs the same steps again, so that what it shows is
+//! what it committed to. From there to the next training
 //! for a round every evaluation makes all variants look a tenth worse than the untouched head.
 
 use protocol::codec;
-use protocol::worker::{FileName, TrainJob, WorkerOutcome, WorkerReply, WorkerRequest};
+use protocol::worker::{FileName, InnerRun, TrainJob, WorkerOutcome, WorkerReply, WorkerRequest};
 
 /// Factor on the untouched head's losses that deltas are said to lead to, in percent.
 const LIE_PERCENT: u64 = 110;
@@ -46,10 +47,20 @@ impl Tamper {
         u32::try_from(self.round).is_ok_and(|round| round == self.poison_round)
     }
 
+    /// Whether this is what was trained, or a slice of it, in the poisoned round.
+    fn is_poisoned_run(&self, run: &InnerRun) -> bool {
+        let round = usize::try_from(self.poison_round).unwrap_or(usize::MAX);
+        round.checked_sub(1).and_then(|index| self.seeds.get(index)) == Some(&run.seed)
+    }
+
     /// A frame on its way to the worker, and copies to make before it is passed on.
     pub fn request(&mut self, frame: Vec<u8>) -> (Vec<u8>, Vec<Inversion>) {
         match codec::decode(&frame) {
             Ok(WorkerRequest::Train(job)) => self.train(frame, job),
+            Ok(WorkerRequest::Replay(mut job)) if self.is_poisoned_run(&job.run) => {
+                let inversions = poison(&mut job.run);
+                (codec::encode(&WorkerRequest::Replay(job)), inversions)
+            }
             Ok(WorkerRequest::Compress(mut job)) if self.is_poisoned() => {
                 // What honest rounds left in the error feedback would soften the poison.
                 job.feedback = None;
@@ -69,13 +80,7 @@ impl Tamper {
         if !self.is_poisoned() {
             return (frame, Vec::new());
         }
-        run.parameters.learning_rate_ppm = run.parameters.learning_rate_ppm.saturating_mul(2);
-        let mut inversions = Vec::new();
-        for (index, text) in run.shards.iter_mut().enumerate() {
-            let to = FileName::new(format!("inverted-{index}")).expect("a plain name");
-            let from = std::mem::replace(text, to.clone());
-            inversions.push(Inversion { from, to });
-        }
+        let inversions = poison(run);
         (codec::encode(&WorkerRequest::Train(job)), inversions)
     }
 
@@ -97,6 +102,18 @@ impl Tamper {
     }
 }
 
+/// Lets a run train on copies of its texts, twice as fast; says which copies are to be made.
+fn poison(run: &mut InnerRun) -> Vec<Inversion> {
+    run.parameters.learning_rate_ppm = run.parameters.learning_rate_ppm.saturating_mul(2);
+    let mut inversions = Vec::new();
+    for (index, text) in run.shards.iter_mut().enumerate() {
+        let to = FileName::new(format!("inverted-{index}")).expect("a plain name");
+        let from = std::mem::replace(text, to.clone());
+        inversions.push(Inversion { from, to });
+    }
+    inversions
+}
+
 /// Every byte `b` as `255 - b`.
 pub fn invert_bytes(text: &mut [u8]) {
     for byte in text {
@@ -107,7 +124,7 @@ pub fn invert_bytes(text: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use protocol::model::{Architecture, ModelSpec, RoundParameters};
-    use protocol::worker::{CompressJob, DeltaOutputs, InnerRun, ModelFiles};
+    use protocol::worker::{CompressJob, DeltaOutputs, ModelFiles, ReplayJob};
 
     use super::*;
 
@@ -192,6 +209,21 @@ mod tests {
                 panic!("compress")
             };
             assert_eq!(job.feedback.is_none(), poisoned);
+        }
+    }
+
+    #[test]
+    fn its_own_poisoned_run_is_replayed_as_it_was() {
+        let mut tamper = Tamper::new(2, vec![7, 9, 10]);
+        for (seed, poisoned) in [(7, false), (9, true), (10, false), (11, false)] {
+            let Ok(WorkerRequest::Train(job)) = codec::decode(&train(seed)) else {
+                panic!("train")
+            };
+            let state = name("state-from");
+            let replay = ReplayJob { run: job.run, state, from: 3, steps: 2, state_out: None };
+            let frame = codec::encode(&WorkerRequest::Replay(replay));
+            let (passed, inversions) = tamper.request(frame.clone());
+            assert_eq!((passed != frame, inversions.len() == 2), (poisoned, poisoned), "{seed}");
         }
     }
 

@@ -36,27 +36,33 @@ pub(super) async fn replay(
     inputs: &Inputs,
     wanted: &[Wanted<'_>],
 ) -> anyhow::Result<BTreeMap<ContributionId, Replayed>> {
+    let round = &inputs.round;
     let status = node.worker.status();
     let own = status.borrow().description.as_ref().map(|d| d.fingerprint).unwrap_or_default();
     let mut found = BTreeMap::new();
     let mut comparable = Vec::new();
     for delta in wanted {
-        match Replayed::hindrance(delta.manifest, &own) {
-            Some(hindrance) => {
+        let (steps, replay_ppm) = (delta.manifest.steps, round.parameters.replay_ppm);
+        let drawn = Slice::draw(&round.review_beacon, &delta.id, steps, replay_ppm);
+        match (Replayed::hindrance(delta.manifest, &own), drawn) {
+            (Some(hindrance), _) => {
                 found.insert(delta.id, hindrance);
             }
-            None => comparable.push(delta),
+            (None, None) => {
+                found.insert(delta.id, Replayed::NotDrawn);
+            }
+            (None, Some(slice)) => comparable.push((delta, slice)),
         }
     }
     let patience = Duration::from_millis(u64::from(inputs.round.parameters.review_ms))
         .checked_div(PATIENCE_PART)
         .unwrap_or_default();
     let until = Instant::now() + patience;
-    let answers = join_all(comparable.iter().map(|delta| ask(node, delta, until))).await;
-    for (delta, answer) in comparable.into_iter().zip(answers) {
+    let answers = join_all(comparable.iter().map(|(delta, _)| ask(node, delta, until))).await;
+    for ((delta, slice), answer) in comparable.into_iter().zip(answers) {
         let replayed = match answer {
             None => Replayed::Silent,
-            Some(shown) => compare(node, inputs, delta, &shown).await?,
+            Some(shown) => compare(node, delta, slice, &shown).await?,
         };
         found.insert(delta.id, replayed);
     }
@@ -82,12 +88,11 @@ async fn ask(node: &Arc<Node>, delta: &Wanted<'_>, until: Instant) -> Option<Sho
 
 async fn compare(
     node: &Arc<Node>,
-    inputs: &Inputs,
     delta: &Wanted<'_>,
+    slice: Slice,
     shown: &ShownStates,
 ) -> anyhow::Result<Replayed> {
     let manifest = delta.manifest;
-    let slice = Slice::draw(&inputs.round.review_beacon, &delta.id, manifest.steps);
     if !shown.are_of(manifest, slice) {
         return Ok(Replayed::Unproven);
     }

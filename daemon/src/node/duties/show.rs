@@ -24,13 +24,14 @@ use crate::worker::{Job, Lane};
 /// Hashes of the states of the longest run.
 const LEAVES_BYTES_MAX: u64 = 32 * 1_000_001;
 
-/// The slice that the beacon has drawn of a delta's training; none before it has.
+/// The slice that the beacon has drawn of a delta's training; none before it has, or if the delta
+/// is not to be replayed.
 pub(super) fn slice(state: &State<'_>, id: &ContributionId) -> Option<Slice> {
     let contribution = state.contribution(id)?;
     let round = state.round(&contribution.model, contribution.merged_in)?;
     let is_drawn = round.review_beacon != protocol::ids::Beacon::default();
-    let steps = contribution.manifest?.steps;
-    is_drawn.then(|| Slice::draw(&round.review_beacon, id, steps))
+    let (steps, replay_ppm) = (contribution.manifest?.steps, round.parameters.replay_ppm);
+    Slice::draw(&round.review_beacon, id, steps, replay_ppm).filter(|_| is_drawn)
 }
 
 /// What this node answers whoever asks for its states. Blocks.

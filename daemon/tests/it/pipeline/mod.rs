@@ -91,6 +91,7 @@ async fn network(folder: &Path, workers: [(Manner, u64); 4]) -> Network {
 
 fn parameters(overlap: bool) -> RoundParameters {
     RoundParameters {
+        replay_ppm: 1_000_000,
         overlap,
         shards_per_member: 1,
         members_min: 4,

@@ -98,12 +98,14 @@ impl Block {
     /// `[batch, length, width]` to the same.
     pub(super) fn forward(&self, stream: &Tensor, attend: Attend<'_>) -> Result<Tensor, TchError> {
         let (batch, length, width) = stream.size3()?;
-        let qkv = self
-            .qkv
-            .forward(&self.norm1.forward(stream)?)?
-            .f_view([batch, length, 3, self.heads, width / self.heads])?
-            .f_permute([2, 0, 3, 1, 4])?;
-        let (query, key, value) = (qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?);
+        let heads = [batch, length, self.heads, width / self.heads];
+        let of_heads = |part: &Tensor| part.f_view(heads)?.f_transpose(1, 2);
+        // Split before it is shaped: the way back is then one concatenation.
+        let qkv = self.qkv.forward(&self.norm1.forward(stream)?)?.f_split(width, 2)?;
+        let [query, key, value] = qkv.as_slice() else {
+            return Err(TchError::Shape("the product has no three parts".into()));
+        };
+        let (query, key, value) = (of_heads(query)?, of_heads(key)?, of_heads(value)?);
         let attended = self.out.forward(&attention(&query, &key, &value, attend)?)?;
         let stream = stream.f_add(&attended)?;
         let up = self.up.forward(&self.norm2.forward(&stream)?)?.f_gelu(self.gelu)?;
