@@ -47,7 +47,7 @@ pub enum Role {
 }
 
 /// What comes in the place of a member's delta.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy)]
 struct Delta {
     /// Multiple of what training changed.
     factor: f64,
@@ -181,8 +181,7 @@ impl Play<'_> {
             None => self.read(&job.trained)?,
             Some(_) => {
                 let memory = self.memory_of(&job.spec);
-                fs::read(&memory)
-                    .with_context(|| format!("{} cannot be read", memory.display()))?
+                fs::read(&memory).with_context(|| format!("{} cannot be read", memory.display()))?
             }
         };
         job.trained = FileName::new("crafted.safetensors")?;
@@ -196,10 +195,7 @@ impl Play<'_> {
     fn evaluated(&self, spec: &ModelSpec, frame: Vec<u8>) -> Vec<u8> {
         let reply = codec::decode(&frame);
         match (Scene::of(&spec.name), reply) {
-            (
-                Some(scene),
-                Ok(WorkerReply::Done(WorkerOutcome::Evaluated { losses, faults })),
-            ) => {
+            (Some(scene), Ok(WorkerReply::Done(WorkerOutcome::Evaluated { losses, faults }))) => {
                 let losses = reported(self.role, scene, losses);
                 codec::encode(&WorkerReply::Done(WorkerOutcome::Evaluated { losses, faults }))
             }

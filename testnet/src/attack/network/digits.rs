@@ -130,12 +130,9 @@ impl Questions {
         let (rows, _) = losses.as_chunks::<{ CLASSES as usize }>();
         let (plain, triggered) = rows.split_at_checked(self.labels.len()).context("too few")?;
         let right = plain.iter().zip(&self.labels);
-        let right = right.filter(|(row, label)| least(row) == usize::from(**label)).count();
+        let right = right.filter(|(row, label)| least(*row) == usize::from(**label)).count();
         let fooled = triggered.iter().filter(|row| least(*row) == usize::from(TARGET)).count();
-        Ok(Seen {
-            accuracy: percent(right, plain.len()),
-            fooled: percent(fooled, triggered.len()),
-        })
+        Ok(Seen { accuracy: percent(right, plain.len()), fooled: percent(fooled, triggered.len()) })
     }
 }
 

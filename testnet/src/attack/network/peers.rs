@@ -148,7 +148,8 @@ impl Peers {
             let stopped = node.stop().await;
             stopped.map_err(|error| format!("{}: {error:#}", node.name()))
         });
-        let failed: Vec<String> = join_all(stopped).await.into_iter().filter_map(Result::err).collect();
+        let failed: Vec<String> =
+            join_all(stopped).await.into_iter().filter_map(Result::err).collect();
         if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
     }
 }

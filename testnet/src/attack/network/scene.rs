@@ -45,14 +45,8 @@ pub(crate) struct Scene {
 
 impl Attack {
     /// All, beginning with none.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::None,
-        Self::SignFlip,
-        Self::Scaled,
-        Self::LabelFlip,
-        Self::Little,
-        Self::Backdoor,
-    ];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::None, Self::SignFlip, Self::Scaled, Self::LabelFlip, Self::Little, Self::Backdoor];
 
     /// For people and in names of models.
     pub(crate) const fn name(self) -> &'static str {
