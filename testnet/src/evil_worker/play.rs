@@ -46,18 +46,21 @@ pub enum Role {
     Honest,
 }
 
+/// Makes poison of a shard.
+type Poison = fn(&mut [u8]) -> Result<()>;
+
 /// What comes in the place of a member's delta.
 #[derive(Clone, Copy)]
 struct Delta {
     /// Multiple of what training changed.
     factor: f64,
     /// How its shards are poisoned, if it is trained on others.
-    poison: Option<fn(&mut [u8]) -> Result<()>>,
+    poison: Option<Poison>,
 }
 
 /// The delta of an attack.
 fn delta(attack: Attack) -> Option<Delta> {
-    let (factor, poison): (f64, Option<fn(&mut [u8]) -> Result<()>>) = match attack {
+    let (factor, poison): (f64, Option<Poison>) = match attack {
         Attack::None => return None,
         Attack::SignFlip => (-1.0, None),
         Attack::Scaled => (SCALE, None),

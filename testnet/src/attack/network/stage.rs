@@ -38,6 +38,8 @@ const PUBLISHED: usize = 12_000;
 const SUITE: usize = 2_000;
 /// Test images on which heads are measured, none of them in the suite.
 const ASKED: usize = 2_000;
+/// What a scene's rounds pay: only a network's first model draws on the emission.
+const ESCROW: Credits = Credits::from_micro(4_000_000);
 /// A round must move on within this.
 const ROUND_MAX: Duration = Duration::from_secs(180);
 /// More than the checkpoint of so small a model.
@@ -61,9 +63,10 @@ const ARCHITECTURE: Architecture = Architecture::Cnn {
 pub(super) fn parameters() -> Result<RoundParameters> {
     let members = u32::try_from(NODES)?;
     Ok(RoundParameters {
-        inner_steps: 40,
+        inner_steps: 60,
         batch: 32,
-        learning_rate_ppm: 2_000,
+        learning_rate_ppm: 3_000,
+        keep_per_chunk: 1_024,
         shards_per_member: 16,
         members_min: members,
         members_max: members,
@@ -155,7 +158,7 @@ impl<'a> Stage<'a> {
             model: ModelRef::Id(model),
             rounds,
             parameters: Some(parameters.clone()),
-            escrow_micro: Credits::ZERO,
+            escrow_micro: ESCROW,
         };
         first.client.open_rounds(&request).await?;
         let all = self.follow(model, rounds).await?;
