@@ -35,21 +35,23 @@ use stage::Stage;
 /// Rounds of every scene.
 const ROUNDS: u32 = 4;
 
-/// The scenes of the table; of the short form, one attack beside none.
+/// The scenes of the table, those with all defences first; of the short form, one attack beside
+/// none.
 fn scenes(short: bool) -> Vec<Scene> {
-    let attacks: &[Attack] = if short { &[Attack::None, Attack::Scaled] } else { &Attack::ALL };
-    let mut scenes = Vec::new();
-    for attack in attacks {
-        for defence in [Defence::On, Defence::Off] {
-            scenes.push(Scene { attack: *attack, defence });
-        }
+    let of = |defence| move |attack: &Attack| Scene { attack: *attack, defence };
+    if short {
+        let attacked = of(Defence::Off)(&Attack::Scaled);
+        return [Attack::None, Attack::Scaled]
+            .iter()
+            .map(of(Defence::On))
+            .chain([attacked])
+            .collect();
     }
-    if !short {
-        // What the clip does by itself, without reviewers.
-        let clipped = [Attack::SignFlip, Attack::Scaled, Attack::Backdoor];
-        scenes.extend(clipped.map(|attack| Scene { attack, defence: Defence::Clip }));
-    }
-    scenes
+    // What the clip does by itself, without reviewers.
+    let clipped = [Attack::SignFlip, Attack::Scaled, Attack::Backdoor];
+    let on = Attack::ALL.iter().map(of(Defence::On));
+    let off = Attack::ALL.iter().rev().map(of(Defence::Off));
+    on.chain(off).chain(clipped.iter().map(of(Defence::Clip))).collect()
 }
 
 /// Plays the scenes that have no result yet; success when every aim stated for them is met.
@@ -109,4 +111,25 @@ async fn play(
     }
     drop(stage);
     peers.stop().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_complete() {
+        let all = scenes(false);
+        let distinct: BTreeSet<Scene> = all.iter().copied().collect();
+        assert_eq!((all.len(), distinct.len()), (15, 15));
+        for attack in Attack::ALL {
+            for defence in [Defence::On, Defence::Off] {
+                assert!(distinct.contains(&Scene { attack, defence }), "{attack:?} {defence:?}");
+            }
+        }
+        let short = scenes(true);
+        assert!(short.len() == 3 && short.iter().all(|scene| distinct.contains(scene)));
+    }
 }
