@@ -6,7 +6,7 @@
 //! process of `ayni-worker lab attack`.
 //!
 //! The whole grid takes most of a day on two cores; stopped, it goes on where it was. Gradients in
-//! one process, not deltas over a network: what is tested is the rules. [`network`] plays attacks
+//! one process, not deltas over a network: what is tested is the rules. `network` plays attacks
 //! in a network of real peers, smaller. Deliberately absent: backdoors, which no such rule detects;
 //! it only bounds what they can weigh.
 
