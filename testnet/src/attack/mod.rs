@@ -6,10 +6,12 @@
 //! process of `ayni-worker lab attack`.
 //!
 //! The whole grid takes most of a day on two cores; stopped, it goes on where it was. Gradients in
-//! one process, not deltas over a network: what is tested is the rules. Deliberately absent:
-//! backdoors, which no such rule detects; it only bounds what they can weigh.
+//! one process, not deltas over a network: what is tested is the rules. `network` plays attacks
+//! in a network of real peers, smaller. Deliberately absent: backdoors, which no such rule detects;
+//! it only bounds what they can weigh.
 
 mod mnist;
+pub(crate) mod network;
 mod report;
 
 use std::path::Path;
@@ -34,7 +36,11 @@ pub struct Options {
     /// Seeds of centred clipping; the weak rules run with the first.
     #[arg(long, default_value_t = 3)]
     pub seeds: u64,
-    /// One attack, 150 iterations: centred clipping holds where Krum falls.
+    /// Attackers as real peers instead: seven daemons, two hostile, 15 scenes of four rounds.
+    #[arg(long)]
+    pub network: bool,
+    /// One attack, 150 iterations: centred clipping holds where Krum falls. With `--network` one
+    /// attack beside none.
     #[arg(long)]
     pub short: bool,
     /// Throw away the cells that an earlier run has done.
@@ -164,8 +170,11 @@ impl Plan {
 /// Runs the grid; success when every aim stated for it is met.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     ensure!((1..=100).contains(&options.seeds), "--seeds must be 1 to 100, not {}", options.seeds);
-    let grid = Grid::open(workspace, "attack", options.fresh)?;
     let data = mnist::fetch(workspace)?;
+    if options.network {
+        return network::run(workspace, options, &data);
+    }
+    let grid = Grid::open(workspace, "attack", options.fresh)?;
     let plan = Plan::new(options);
     eprintln!(
         "attack: {} cells of {} iterations",

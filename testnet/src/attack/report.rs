@@ -198,7 +198,13 @@ mod tests {
 
     #[test]
     fn the_grid_is_complete() {
-        let options = super::super::Options { seeds: 3, short: false, fresh: false, json: false };
+        let options = super::super::Options {
+            seeds: 3,
+            network: false,
+            short: false,
+            fresh: false,
+            json: false,
+        };
         let plan = Plan::new(&options);
         let runs: u64 = plan.pairs.iter().map(|(_, seeds)| seeds).sum();
         assert_eq!(runs, 6 * 3 + 4 * 6);

@@ -1,9 +1,12 @@
-//! `ayni-testnet evil-worker`: a different worker program, for the demo's attack.
+//! `ayni-testnet evil-worker`: a different worker program, for the demo's attack and, with
+//! `--play`, for the members of `attack --network`.
 //!
 //! It starts the real worker as its child and relays frames both ways, changed only where
-//! [`tamper`] says so. The production code knows nothing of it: to a daemon this is a worker.
+//! [`tamper`] or [`play`] says so. The production code knows nothing of it: to a daemon this is a worker.
 //! Standard output belongs to the frames; nothing else is printed there.
 
+pub mod play;
+pub(crate) mod poison;
 pub mod tamper;
 
 use std::fs;
@@ -43,6 +46,9 @@ pub struct Options {
     /// Which round trained for is poisoned, counted from 1.
     #[arg(long, default_value_t = 2)]
     pub poison_round: u32,
+    /// Play the scenes that models name instead, as a member of `attack --network`.
+    #[arg(long, value_enum)]
+    pub play: Option<play::Role>,
     /// Further arguments of the real worker, which is always given `--dir`. A daemon appends them
     /// as they are; `--` before them is allowed.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -112,6 +118,13 @@ enum End {
 }
 
 async fn pump(options: &Options, mut to_child: ChildStdin, from_child: ChildStdout) -> Result<End> {
+    if let Some(role) = options.play {
+        let (folder, memory) = (&options.dir, &options.memory);
+        let (from_daemon, to_daemon) = (stdin(), stdout());
+        let relay =
+            play::Play { role, folder, memory, to_child, from_child, from_daemon, to_daemon };
+        return relay.run().await;
+    }
     let seeds = match fs::read(&options.memory) {
         Ok(text) => serde_json::from_slice(&text).context("the memory is damaged")?,
         Err(_) => Vec::new(),
