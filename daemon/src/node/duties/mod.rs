@@ -37,7 +37,7 @@ use work::Work;
 use super::Node;
 use super::notes::Notes;
 
-/// Blocks after which a transaction for a duty that is still owed is made again.
+/// Blocks after which a duty is sent anew that is still owed though its transaction was applied.
 const REPEAT_BLOCKS: u64 = 12;
 /// Pause after a duty failed; doubles with each failure up to 32 times this.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -297,9 +297,10 @@ impl Duties {
         if let Some((hash, since)) = self.sent.get(&key) {
             let recent = height.get() < since.get().saturating_add(REPEAT_BLOCKS);
             let hash = *hash;
-            if recent
-                && (self.node.ledger.included(&hash).is_some()
-                    || self.node.ledger.run(move |ledger| ledger.is_pending(&hash)).await)
+            // One that is pending is sent again as it is (`transactions::own`). Another one beside
+            // it would only push the nonces apart, until peers take the node for a flooder.
+            if recent && self.node.ledger.included(&hash).is_some()
+                || self.node.ledger.run(move |ledger| ledger.is_pending(&hash)).await
             {
                 return;
             }

@@ -182,6 +182,7 @@ impl<'a> Stage<'a> {
             licence: "CC-BY-SA-3.0".to_owned(),
             path: folder.to_str().context("the path is not UTF-8")?.to_owned(),
             ingest: Some(IngestOptions {
+                architecture: None,
                 format: DataFormat::Idx,
                 text_column: None,
                 label_column: None,
