@@ -96,7 +96,6 @@ impl Behaviour {
 }
 
 fn gossip(config: &NetworkConfig, key: &Keypair) -> Result<Gossip, StartError> {
-    let transactions = topic(&config.chain, Topic::Transactions).hash();
     let mut builder = gossipsub::ConfigBuilder::default();
     builder
         .validation_mode(ValidationMode::Strict)
@@ -106,7 +105,7 @@ fn gossip(config: &NetworkConfig, key: &Keypair) -> Result<Gossip, StartError> {
         .connection_handler_queue_len(512)
         // The limit of a whole frame, which may hold several messages; the topics' own follow.
         .max_transmit_size(FRAME_BYTES_MAX)
-        .message_id_fn(move |message| message_id(message, message.topic == transactions));
+        .message_id_fn(message_id);
     for kind in Topic::ALL {
         // The frame also carries source, sequence number, key and signature.
         builder.max_transmit_size_for_topic(
@@ -139,19 +138,17 @@ pub(super) fn topic(chain: &ChainId, kind: Topic) -> IdentTopic {
     IdentTopic::new(kind.name(chain))
 }
 
-/// BLAKE3 of the message. Transactions are the same whoever publishes them; a vote that is
-/// broadcast again must arrive again, so the other topics include publisher and sequence number
-/// (both signed).
-fn message_id(message: &gossipsub::Message, by_content: bool) -> MessageId {
+/// BLAKE3 of the message with its publisher and sequence number (both signed): a vote that is
+/// broadcast again must arrive again, and so must a transaction that peers refused because they
+/// were a block behind. Mempools know a transaction by its hash, whoever publishes it.
+fn message_id(message: &gossipsub::Message) -> MessageId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(message.topic.as_str().as_bytes());
     hasher.update(&[0]);
-    if !by_content {
-        if let Some(source) = &message.source {
-            hasher.update(&source.to_bytes());
-        }
-        hasher.update(&message.sequence_number.unwrap_or(0).to_le_bytes());
+    if let Some(source) = &message.source {
+        hasher.update(&source.to_bytes());
     }
+    hasher.update(&message.sequence_number.unwrap_or(0).to_le_bytes());
     hasher.update(&message.data);
     MessageId::new(hasher.finalize().as_bytes())
 }

@@ -12,7 +12,7 @@ use protocol::api::{
     DutyStatus, ModelRef, OpenRoundsRequest, Round, RoundPhase, Rounds, RoundsQuery,
     TrainJoinRequest, TrainStatus,
 };
-use protocol::model::RoundParameters;
+use protocol::model::{InputKind, ModelSpec, RoundParameters};
 use protocol::review::Verdict;
 
 use crate::context::Context;
@@ -115,7 +115,7 @@ pub(crate) async fn run(context: &Context, command: TrainCommand) -> Result<(), 
 async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure> {
     let client = context.client()?;
     let model = client.model(&arguments.model).await?;
-    let windows = model.spec.suite_windows().div_ceil(2);
+    let windows = review_windows(&model.spec);
     let parameters = read_parameters(arguments.parameters.as_deref(), &arguments.set, windows)?;
     let request = OpenRoundsRequest {
         model: arguments.model,
@@ -151,19 +151,29 @@ fn quoted(set: &str) -> String {
     if is_word { format!("{key}=\"{value}\"") } else { set.to_owned() }
 }
 
-/// The defaults, overlaid by the file, overlaid by `--set`; checked. A suite with fewer windows for
-/// reviews than the default asks for has all of them used.
+/// Windows for reviews where none are asked for. A record says less than a window of text: with few
+/// of them the measured gains of honest deltas are too uncertain to be admitted.
+const REVIEW_RECORDS: u32 = 2_048;
+
+/// Windows for reviews of a model, as many as its suite has at most.
+fn review_windows(spec: &ModelSpec) -> u32 {
+    let wanted = match spec.architecture.input() {
+        InputKind::Text { .. } => RoundParameters::default().review_windows,
+        InputKind::Records { .. } => REVIEW_RECORDS,
+    };
+    u32::try_from(spec.suite_windows().div_ceil(2)).map_or(wanted, |most| wanted.min(most))
+}
+
+/// The defaults with so many windows for reviews, overlaid by the file, overlaid by `--set`; checked.
 fn read_parameters(
     file: Option<&Path>,
     set: &[String],
-    windows: u64,
+    review_windows: u32,
 ) -> Result<RoundParameters, Failure> {
     let refuse = |reason: String| {
         Failure::new(USAGE, reason).with_hint("`ayni train open --help` shows how they are set")
     };
     let defaults = RoundParameters::default();
-    let review_windows = u64::from(defaults.review_windows).min(windows);
-    let review_windows = u32::try_from(review_windows).unwrap_or(u32::MAX);
     let defaults = toml::Table::try_from(RoundParameters { review_windows, ..defaults });
     let mut table = defaults.map_err(|e| refuse(e.to_string()))?;
     let mut overlay = |text: &str, source: &str| {
@@ -285,7 +295,7 @@ mod tests {
     fn parameters_are_overlaid_and_checked() {
         let read = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-            read_parameters(None, &set, 1_000)
+            read_parameters(None, &set, 128)
         };
         assert_eq!(read(&[]).expect("defaults"), RoundParameters::default());
         let changed = read(&["inner_steps=50", "batch = 8"]).expect("valid");

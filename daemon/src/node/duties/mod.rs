@@ -37,8 +37,11 @@ use work::Work;
 use super::Node;
 use super::notes::Notes;
 
-/// Blocks after which a duty is sent anew that is still owed though its transaction was applied.
+/// Blocks after which a transaction for a duty that is still owed is made again.
 const REPEAT_BLOCKS: u64 = 12;
+/// How often these blocks are doubled: transactions made again beside ones that are still pending
+/// push the nonces apart, until peers take the node for a flooder.
+const REPEAT_DOUBLED_MAX: u32 = 5;
 /// Pause after a duty failed; doubles with each failure up to 32 times this.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long the node's end waits for training to put away what it has.
@@ -74,8 +77,8 @@ enum Key {
 pub struct Duties {
     node: Arc<Node>,
     notes: Notes,
-    /// Transactions sent for duties, with the height at which they were made.
-    sent: BTreeMap<Key, (TransactionHash, Height)>,
+    /// Transactions sent for duties.
+    sent: BTreeMap<Key, Sent>,
     running: Option<Running>,
     failures: BTreeMap<Work, (u32, Instant)>,
 }
@@ -294,23 +297,25 @@ impl Duties {
     /// Sends a duty's transaction, unless it is on its way.
     async fn send(&mut self, key: Key, payload: Payload) {
         let height = self.node.ledger.applied().height;
-        if let Some((hash, since)) = self.sent.get(&key) {
-            let recent = height.get() < since.get().saturating_add(REPEAT_BLOCKS);
-            let hash = *hash;
-            // One that is pending is sent again as it is (`transactions::own`). Another one beside
-            // it would only push the nonces apart, until peers take the node for a flooder.
-            if recent && self.node.ledger.included(&hash).is_some()
-                || self.node.ledger.run(move |ledger| ledger.is_pending(&hash)).await
+        let mut times = 0;
+        if let Some(sent) = self.sent.get(&key) {
+            let pause = REPEAT_BLOCKS.saturating_mul(1 << sent.times.min(REPEAT_DOUBLED_MAX));
+            let recent = height.get() < sent.at.get().saturating_add(pause);
+            let hash = sent.hash;
+            if recent
+                && (self.node.ledger.included(&hash).is_some()
+                    || self.node.ledger.run(move |ledger| ledger.is_pending(&hash)).await)
             {
                 return;
             }
+            times = sent.times.saturating_add(1);
         }
         let name = payload.name();
         match self.node.transactions.send(&self.node.secrets.duty, payload).await {
             Ok(hash) => {
                 tracing::info!(%hash, duty = name, "sent a duty");
                 self.node.training.count(key);
-                self.sent.insert(key, (hash, height));
+                self.sent.insert(key, Sent { hash, at: height, times });
             }
             Err(error) => tracing::warn!(duty = name, %error, "cannot send a duty"),
         }
@@ -325,6 +330,15 @@ impl Duties {
         let task = self.node.tracker.spawn(async move { work.run(&node, &notes, told).await });
         self.running = Some(Running { work, task, stop });
     }
+}
+
+/// A transaction sent for a duty.
+struct Sent {
+    hash: TransactionHash,
+    /// When it was made.
+    at: Height,
+    /// How many were made before it.
+    times: u32,
 }
 
 /// What to do about a duty.
