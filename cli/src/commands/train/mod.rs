@@ -113,10 +113,13 @@ pub(crate) async fn run(context: &Context, command: TrainCommand) -> Result<(), 
 }
 
 async fn open(context: &Context, arguments: OpenArguments) -> Result<(), Failure> {
+    let parameters =
+        |windows| read_parameters(arguments.parameters.as_deref(), &arguments.set, windows);
+    // What is wrong with them is said before a node is asked for.
+    parameters(RoundParameters::default().review_windows)?;
     let client = context.client()?;
     let model = client.model(&arguments.model).await?;
-    let windows = review_windows(&model.spec);
-    let parameters = read_parameters(arguments.parameters.as_deref(), &arguments.set, windows)?;
+    let parameters = parameters(review_windows(&model.spec))?;
     let request = OpenRoundsRequest {
         model: arguments.model,
         rounds: arguments.rounds,
