@@ -3,6 +3,7 @@
 mod data;
 mod delta;
 mod delta_fuzz;
+#[cfg(feature = "torch")]
 mod lab;
 mod merge;
 #[cfg(feature = "torch")]
