@@ -183,3 +183,22 @@ fn score_params(chain: &ChainId) -> PeerScoreParams {
         ..PeerScoreParams::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_again_is_no_duplicate() {
+        let chain = ChainId::default();
+        let published = |sequence_number, topic_of| gossipsub::Message {
+            source: None,
+            data: b"the same bytes".to_vec(),
+            sequence_number: Some(sequence_number),
+            topic: topic(&chain, topic_of).hash(),
+        };
+        let first = message_id(&published(1, Topic::Transactions));
+        assert_eq!(first, message_id(&published(1, Topic::Transactions)), "forwarded");
+        assert_ne!(first, message_id(&published(2, Topic::Transactions)), "sent again");
+    }
+}

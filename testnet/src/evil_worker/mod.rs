@@ -71,19 +71,30 @@ pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-async fn relay(options: Options) -> Result<ExitStatus> {
-    let mut child = Command::new(&options.worker)
+/// Starts the real worker behind a relay, with both its pipes.
+pub(crate) fn spawn(
+    worker: &Path,
+    dir: &Path,
+    arguments: &[String],
+) -> Result<(Child, ChildStdin, ChildStdout)> {
+    let mut child = Command::new(worker)
         .arg("--dir")
-        .arg(&options.dir)
-        .args(&options.arguments)
+        .arg(dir)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("{} could not be started", options.worker.display()))?;
+        .with_context(|| format!("{} could not be started", worker.display()))?;
     let (Some(to_child), Some(from_child)) = (child.stdin.take(), child.stdout.take()) else {
         bail!("the real worker's pipes are missing");
     };
+    Ok((child, to_child, from_child))
+}
+
+async fn relay(options: Options) -> Result<ExitStatus> {
+    let (mut child, to_child, from_child) =
+        spawn(&options.worker, &options.dir, &options.arguments)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let ended = tokio::select! {

@@ -8,20 +8,20 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use protocol::codec;
 use protocol::worker::{WorkerReply, WorkerRequest};
 use tokio::io::{stdin, stdout};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::record::{Event, Line, Task};
 use crate::bench::process;
-use crate::evil_worker::{exit_code, reading};
+use crate::evil_worker::{exit_code, reading, spawn};
 use crate::frames;
 
 /// How the meter is started.
@@ -77,20 +77,9 @@ pub(crate) fn now_ms() -> Result<u64> {
 }
 
 async fn relay(options: &Options) -> Result<ExitStatus> {
-    let mut child = Command::new(&options.worker)
-        .arg("--dir")
-        .arg(&options.dir)
-        .args(&options.arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("{} could not be started", options.worker.display()))?;
-    let (Some(to_child), Some(from_child), Some(worker)) =
-        (child.stdin.take(), child.stdout.take(), child.id())
-    else {
-        bail!("the real worker's pipes are missing");
-    };
+    let (mut child, to_child, from_child) =
+        spawn(&options.worker, &options.dir, &options.arguments)?;
+    let worker = child.id().context("the real worker has ended")?;
     let file = File::options().create(true).append(true).open(&options.record);
     let file = file.with_context(|| format!("{} cannot be opened", options.record.display()))?;
     let mut record = Record { file, worker, busy: false };
